@@ -88,9 +88,7 @@ def decide(job: Claimed, outcome: Outcome, policy: Policy, jitter: float) -> Tra
     if job.cancel_requested:
         return _canceled(outcome)
     if isinstance(outcome, Snoozed):
-        return Transition(
-            status=Status.SCHEDULED, ended=Ended.SNOOZED, delay_seconds=outcome.seconds, attempt_delta=-1
-        )
+        return Transition(status=Status.SCHEDULED, ended=Ended.SNOOZED, delay_seconds=outcome.seconds, attempt_delta=-1)
     if isinstance(outcome, HandedBack):
         return Transition(
             status=Status.QUEUED, ended=Ended.HANDED_BACK, delay_seconds=outcome.delay_seconds, attempt_delta=-1
@@ -105,9 +103,7 @@ def _after_failure(job: Claimed, outcome: Raised, policy: Policy, jitter: float)
         return Transition(status=Status.FAILED, ended=Ended.FAILED, error=outcome.error)
     delay = outcome.after_seconds
     if delay is None:
-        delay = backoff_seconds(
-            job.retry_count + 1, base=policy.backoff_base, cap=policy.backoff_cap, jitter=jitter
-        )
+        delay = backoff_seconds(job.retry_count + 1, base=policy.backoff_base, cap=policy.backoff_cap, jitter=jitter)
     return Transition(
         status=Status.RETRYING, ended=Ended.RETRYING, delay_seconds=delay, retry_delta=1, error=outcome.error
     )
@@ -130,11 +126,11 @@ def _after_crash(job: Claimed, outcome: LeaseLost, policy: Policy, jitter: float
 
 def _canceled(outcome: Outcome) -> Transition:
     """Cancel was requested and the attempt ended in any way but returned."""
-    keeps = isinstance(outcome, Raised | LeaseLost)
+    error = outcome.error if isinstance(outcome, Raised | LeaseLost) else CANCELED
     return Transition(
         status=Status.CANCELED,
         ended=Ended.CANCELED,
         attempt_delta=-1 if isinstance(outcome, Snoozed | HandedBack) else 0,
         crash_delta=1 if isinstance(outcome, LeaseLost) else 0,
-        error=outcome.error if keeps else CANCELED,
+        error=error,
     )

@@ -1,0 +1,1 @@
+"""HTTP: parse, call one thing, answer. Every route is an Operation, from which the handlers and OpenAPI are made."""

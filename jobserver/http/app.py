@@ -1,0 +1,48 @@
+"""The HTTP application: Litestar with our routes, problems for every error, the guard around it all."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from litestar import Litestar
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp
+
+from jobserver.http import dead_letters, jobs, queues, system
+from jobserver.http.api import Api
+from jobserver.http.documents import with_documents
+from jobserver.http.guard import OpenModeGuard
+from jobserver.http.operations import Operation, methods, options_route, route
+from jobserver.http.problems import on_exception
+from jobserver.settings import Settings
+
+OPERATIONS: Final[tuple[Operation, ...]] = with_documents(
+    (*jobs.OPERATIONS, *dead_letters.OPERATIONS, *queues.OPERATIONS, *system.OPERATIONS)
+)
+
+
+def build_app(api: Api, settings: Settings) -> ASGIApp:
+    """The ASGI application of a server. It owns nothing: who starts `api` stops it."""
+    app = Litestar(
+        route_handlers=[
+            # First of their path: Litestar adds its own where it finds none.
+            *(options_route(path, allowed) for path, allowed in _allowed().items()),
+            *(route(declared, api, settings.max_payload_bytes) for declared in OPERATIONS),
+        ],
+        exception_handlers={HTTPException: on_exception, Exception: on_exception},
+        # The document is ours: Litestar cannot see bodies and queries that it does not decode.
+        openapi_config=None,
+        logging_config=None,
+        # Said outright, or the environment variables LITESTAR_DEBUG and LITESTAR_PDB decide.
+        debug=False,
+        pdb_on_exception=False,
+    )
+    return OpenModeGuard(app, settings.host)
+
+
+def _allowed() -> dict[str, set[str]]:
+    """The methods of each path."""
+    allowed: dict[str, set[str]] = {}
+    for declared in OPERATIONS:
+        allowed.setdefault(declared.path, set()).update(methods(declared))
+    return allowed

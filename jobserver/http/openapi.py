@@ -1,0 +1,226 @@
+"""The OpenAPI 3.1 document, made of the operations and of the structs that they decode and encode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from jobserver import __version__
+from jobserver.http.body import BATCH_BYTES, Nothing
+from jobserver.http.operations import Answer, Header, Operation
+from jobserver.job.wire import NAME_PATTERN, Problem
+
+Json = dict[str, Any]
+
+DESCRIPTION: Final = f"""\
+A 2xx answer to a submit means: the job is committed. A 503 means: not acknowledged, repeat it with the same
+idempotency key.
+
+Times are RFC 3339 in UTC, by the database's clock. HEAD is answered wherever GET is. A method that a path does not
+know is 405, with Allow. Errors are `application/problem+json`; unknown fields of a body and unknown query parameters
+are errors too. The paths in `errors` start at the body (`$.delay`); `$.query.limit`, `$.headers.idempotency-key` and
+`$.path.name` are elsewhere. A batch has at most {BATCH_BYTES // 1_048_576} MiB.
+
+Calls that take no body accept none, or `{{}}`.
+"""
+
+PATH_PARAMETERS: Final[Mapping[str, Json]] = {
+    "job_id": {"type": "string", "format": "uuid"},
+    "name": {"type": "string", "pattern": NAME_PATTERN},
+}
+
+_JOB: Final[Json] = {
+    "id": "019a3f0e-5a7c-7c41-b6a4-0d6c9a3f2e11",
+    "type": "email.send",
+    "queue": "default",
+    "priority": "normal",
+    "status": "queued",
+    "payload": {"to": "user@example.com"},
+    "result": None,
+    "error": None,
+    "attempt": 0,
+    "retry_count": 0,
+    "max_retries": 3,
+    "crashes": 0,
+    "fence": 0,
+    "timeout": 60.0,
+    "idempotency_key": "order-42-email",
+    "tags": ["billing"],
+    "progress": None,
+    "callback_url": None,
+    "created_at": "2026-03-07T10:00:00.123456Z",
+    "updated_at": "2026-03-07T10:00:00.123456Z",
+    "run_at": "2026-03-07T10:00:00.123456Z",
+    "started_at": None,
+    "finished_at": None,
+    "expires_at": None,
+    "worker_id": None,
+    "lease_expires_at": None,
+    "cancel_requested": False,
+    "trace_id": None,
+}
+
+# Examples by the name of their schema. A test checks each against it.
+EXAMPLES: Final[Mapping[str, Json]] = {
+    "SubmitBody": {
+        "type": "email.send",
+        "payload": {"to": "user@example.com"},
+        "idempotency_key": "order-42-email",
+        "tags": ["billing"],
+    },
+    "BatchBody": {"jobs": [{"type": "echo", "payload": 1}, {"type": "echo", "payload": 2, "delay": 30}]},
+    "ReplayBody": {"type": "email.send", "limit": 100, "dry_run": True},
+    "JobView": _JOB,
+    "JobPage": {
+        "items": [_JOB],
+        "total": 1,
+        "total_capped": False,
+        "limit": 20,
+        "offset": 0,
+        "next_cursor": None,
+    },
+    "Problem": {
+        "type": "about:blank",
+        "title": "Unprocessable Entity",
+        "status": 422,
+        "detail": "$.delay: Expected `float` >= 0.0",
+        "errors": [{"path": "$.delay", "message": "Expected `float` >= 0.0"}],
+    },
+}
+
+_REF: Final = "#/components/schemas/{name}"
+_PROBLEM_HEADERS: Final[Mapping[int, Header]] = {
+    503: Header("Retry-After", "Seconds to wait before the next try.", {"type": "integer"}),
+}
+
+
+def document(operations: Sequence[Operation]) -> Json:
+    """The document of these operations, as JSON values."""
+    kinds = {kind.__name__: kind for declared in operations for kind in _kinds(declared)}
+    queries = [declared.query for declared in operations if declared.query is not Nothing]
+    references, schemas = msgspec.json.schema_components([*kinds.values(), *queries], ref_template=_REF)
+    names = [reference["$ref"].rpartition("/")[2] for reference in references[len(kinds) :]]
+    properties = {query: schemas[name]["properties"] for query, name in zip(queries, names, strict=True)}
+    for name in names:
+        schemas.pop(name, None)
+    for name, example in EXAMPLES.items():
+        schemas[name]["examples"] = [example]
+    paths: dict[str, Json] = {}
+    for declared in operations:
+        entry = _operation(declared, properties.get(declared.query, {}))
+        paths.setdefault(declared.path, {})[declared.method.lower()] = entry
+    problems = sorted({status for declared in operations for status in declared.problems})
+    tags = dict.fromkeys(declared.tag for declared in operations)
+    found: Json = {
+        "openapi": "3.1.0",
+        "info": {"title": "jobserver", "version": __version__, "description": DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in tags],
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "responses": {_problem_name(status): _problem(status) for status in problems},
+        },
+    }
+    return {key: _told(value) for key, value in found.items()}
+
+
+def _kinds(declared: Operation) -> Iterable[type[msgspec.Struct]]:
+    yield Problem
+    if declared.body is not Nothing:
+        yield declared.body
+    for answer in declared.answers:
+        if answer.kind is not None:
+            yield answer.kind
+
+
+def _operation(declared: Operation, query: Mapping[str, Json]) -> Json:
+    in_path = re.findall(r"{(\w+)}", declared.path)
+    parameters = [
+        *({"name": name, "in": "path", "required": True, "schema": PATH_PARAMETERS[name]} for name in in_path),
+        *(_query_parameter(name, schema) for name, schema in query.items()),
+        *(
+            {"name": header.name, "in": "header", "description": header.description, "schema": header.schema}
+            for header in declared.headers
+        ),
+    ]
+    entry: Json = {
+        "operationId": declared.name,
+        "summary": declared.summary,
+        "tags": [declared.tag],
+        "x-access": declared.access,
+    }
+    if declared.description:
+        entry["description"] = declared.description
+    if parameters:
+        entry["parameters"] = parameters
+    if declared.body is not Nothing:
+        schema = {"$ref": _REF.format(name=declared.body.__name__)}
+        entry["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    entry["responses"] = {
+        **{str(answer.status): _answer(answer) for answer in declared.answers},
+        **{str(status): {"$ref": f"#/components/responses/{_problem_name(status)}"} for status in declared.problems},
+    }
+    return entry
+
+
+def _query_parameter(name: str, schema: Json) -> Json:
+    """A parameter is left out, never null."""
+    schema = dict(schema)
+    parameter: Json = {"name": name, "in": "query"}
+    if description := schema.pop("description", None):
+        parameter["description"] = description
+    if "anyOf" in schema:
+        (only,) = [part for part in schema.pop("anyOf") if part != {"type": "null"}]
+        schema = {**only, **schema}
+    if schema.get("default", ...) in (None, []):
+        del schema["default"]
+    return {**parameter, "schema": schema}
+
+
+def _answer(answer: Answer) -> Json:
+    schema: Json = {"type": "string"}
+    if answer.kind is not None:
+        schema = {"$ref": _REF.format(name=answer.kind.__name__)}
+    found: Json = {"description": answer.description}
+    if answer.headers:
+        found["headers"] = {header.name: _header(header) for header in answer.headers}
+    if answer.media_types:
+        found["content"] = {media_type: {"schema": schema} for media_type in answer.media_types}
+    return found
+
+
+def _problem(status: int) -> Json:
+    found: Json = {
+        "description": HTTPStatus(status).phrase,
+        "content": {"application/problem+json": {"schema": {"$ref": _REF.format(name="Problem")}}},
+    }
+    if header := _PROBLEM_HEADERS.get(status):
+        found["headers"] = {header.name: _header(header)}
+    return found
+
+
+def _problem_name(status: int) -> str:
+    return HTTPStatus(status).phrase.replace(" ", "")
+
+
+def _header(header: Header) -> Json:
+    return {"description": header.description, "schema": header.schema}
+
+
+def _told(value: Any, key: str = "") -> Any:
+    """`value` in the words of JSON Schema: its patterns have no \\Z, its texts no line breaks of a docstring."""
+    if isinstance(value, dict):
+        return {key: _told(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_told(item) for item in value]
+    if key == "pattern" and isinstance(value, str):
+        return value.replace(r"\Z", "$")
+    if key == "description" and isinstance(value, str):
+        paragraphs = (" ".join(paragraph.split()) for paragraph in value.split("\n\n"))
+        return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+    return value

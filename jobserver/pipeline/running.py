@@ -1,0 +1,122 @@
+"""One attempt under way: its clock, and who asked it to stop and why. Lives on the event loop.
+
+Whoever runs the attempt says how to stop it; a handler that does not end after that is given up after a grace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import math
+from collections.abc import Callable
+from typing import Final
+
+from jobserver.job.model import Canceled, Claimed, HandedBack, Outcome, Raised, bounded_error
+
+# A process that is about to exit does not wait longer for a handler that was told to stop.
+SHUTDOWN_GRACE_SECONDS: Final = 2.0
+
+
+class CancelReason(enum.IntEnum):
+    """Why an attempt should end early. When there are several, the highest counts."""
+
+    SHUTDOWN = 1  # the job is handed back
+    REQUESTED = 2  # by a user: the job is canceled, unless the handler returns first
+    LEASE_REFUSED = 3  # it is not ours any more: whatever comes out is to be discarded
+
+
+class Running:
+    """An attempt from its claim to its outcome. `cancel` may be called at any time, and more than once."""
+
+    __slots__ = ("_ended", "_grace_seconds", "_loop", "_stop", "_timer", "job", "over", "requested", "started", "timed_out")
+
+    def __init__(self, job: Claimed) -> None:
+        self.job = job
+        self.requested: CancelReason | None = None
+        self.timed_out = False
+        self.started = False
+        self.over = False
+        self._stop: Callable[[], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Future[Outcome | None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._grace_seconds = math.inf
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Ask the attempt to end. What it ends in is for `Executor.run` to say."""
+        if reason is CancelReason.SHUTDOWN and self.timed_out:
+            self._give_up_after(min(self._grace_seconds, SHUTDOWN_GRACE_SECONDS))
+            return
+        first = not self.is_stopping()
+        if self.requested is None or reason > self.requested:
+            self.requested = reason
+        if first:
+            self._ask()
+        if reason is CancelReason.SHUTDOWN:
+            self._give_up_after(min(self._grace_seconds, SHUTDOWN_GRACE_SECONDS))
+
+    def time_out(self) -> None:
+        """The attempt has used up its time."""
+        if not self.is_stopping():
+            self.timed_out = True
+            self._ask()
+
+    def is_stopping(self) -> bool:
+        """Whether the attempt was asked to end."""
+        return self.timed_out or self.requested is not None
+
+    def stopped(self) -> Outcome | None:
+        """What the attempt comes to because it was asked to end; None when it was not."""
+        if self.requested is CancelReason.REQUESTED:
+            return Canceled("cancel requested")
+        if self.requested is not None:
+            return HandedBack()
+        return timeout(self.job) if self.timed_out else None
+
+    def stop_with(self, stop: Callable[[], None] | None) -> None:
+        """How to ask: called once, and only after this."""
+        self._stop = stop
+
+    def begin(self, loop: asyncio.AbstractEventLoop, *, grace_seconds: float) -> None:
+        """The handler starts now: so does its clock."""
+        self.started = True
+        self._loop = loop
+        self._grace_seconds = grace_seconds
+        self._ended = loop.create_future()
+        self._timer = loop.call_later(self.job.timeout_seconds, self.time_out)
+
+    def end(self, outcome: Outcome) -> None:
+        """The handler ended. Too late when it was given up before."""
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(outcome)
+
+    async def wait(self) -> Outcome | None:
+        """The outcome; None when the handler was given up. To be called after `begin`."""
+        if self._ended is None:
+            raise RuntimeError("wait before begin")
+        try:
+            return await self._ended
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _ask(self) -> None:
+        if self._stop is not None:
+            self._stop()
+        self._give_up_after(self._grace_seconds)
+
+    def _give_up_after(self, seconds: float) -> None:
+        if self._loop is None or self._timer is None:
+            return
+        self._timer.cancel()
+        if math.isfinite(seconds):
+            self._timer = self._loop.call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+
+def timeout(job: Claimed) -> Raised:
+    """What a job that ran too long comes to."""
+    return Raised(bounded_error("Timeout", f"ran longer than {job.timeout_seconds:g} s"))

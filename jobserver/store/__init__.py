@@ -1,0 +1,1 @@
+"""SQL, the source of truth: only here sqlalchemy, asyncpg and aiosqlite are imported."""

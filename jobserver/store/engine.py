@@ -1,0 +1,444 @@
+"""Engines, sessions, transactions and the loading of statements: the one seam between the two dialects.
+
+A `Session` runs named statements of `sql/` on a raw driver connection. What a statement takes stands in its
+header; on PostgreSQL a column is an array, on SQLite all columns travel as one JSON text of rows. A driver that
+fails to answer surfaces as `DatabaseUnavailable`; anything else is a fault of the statement or of its data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from jobserver.errors import ConfigurationError, DatabaseUnavailable, JobserverError
+from jobserver.job.times import from_us, instant_us
+from jobserver.store.migrations import HEAD
+
+STATEMENT_SECONDS: Final = 10.0
+CONNECT_SECONDS: Final = 5.0
+CHECKOUT_SECONDS: Final = 5.0
+
+
+class Row(Protocol):
+    """A row of either driver: columns by name."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+Columns = Mapping[str, Sequence[Any]]
+
+
+_TAKES: Final = re.compile(r"^-- Takes: (.+?)\s*$", re.MULTILINE)
+_PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """One file of `sql/`: its text for a dialect, and the order and types of what it takes."""
+
+    name: str
+    text: str
+    takes: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def load(cls, name: str, dialect: str) -> Statement:
+        folder = resources.files("jobserver.store") / "sql"
+        path = folder / dialect / f"{name}.sql"
+        if not path.is_file():
+            path = folder / f"{name}.sql"
+        text = path.read_text(encoding="utf-8")
+        header = _TAKES.search(text)
+        takes = tuple(_declared(part) for part in header.group(1).split(",")) if header else ()
+        if dialect == "postgresql":
+            text = _positional(text, dict(takes), name)
+        return cls(name, text, takes)
+
+
+def _declared(part: str) -> tuple[str, str]:
+    name, _, kind = part.strip().partition(" ")
+    return name, kind.strip()
+
+
+def _positional(text: str, takes: dict[str, str], name: str) -> str:
+    """`:name` becomes `$n::type`, as asyncpg wants it."""
+    order = {parameter: index for index, parameter in enumerate(takes, 1)}
+
+    def replace(match: re.Match[str]) -> str:
+        parameter = match.group(1)
+        if parameter not in order:
+            raise ValueError(f"{name}.sql uses :{parameter} without declaring it under Takes")
+        return f"${order[parameter]}::{takes[parameter]}"
+
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+    return _PARAMETER.sub(replace, "\n".join(lines))
+
+
+class Clock:
+    """The database's time as this process knows it: an offset, measured at heartbeats, advanced monotonically."""
+
+    def __init__(self) -> None:
+        self._base_us = time.time_ns() // 1000
+        self._mark_ns = time.monotonic_ns()
+
+    def now_us(self) -> int:
+        return self._base_us + (time.monotonic_ns() - self._mark_ns) // 1000
+
+    def now(self) -> datetime:
+        return from_us(self.now_us())
+
+    def measured(self, database_now: datetime, asked_ns: int, answered_ns: int) -> None:
+        """The database said `database_now` to a question asked and answered at these `time.monotonic_ns()`."""
+        self._base_us = instant_us(database_now)
+        self._mark_ns = (asked_ns + answered_ns) // 2
+
+
+class Session(Protocol):
+    """One connection, in a transaction or by itself."""
+
+    async def fetch(self, statement: str, columns: Columns | None = None, /, **scalars: Any) -> Sequence[Row]:
+        """Run a statement of `sql/` by name and return its rows."""
+        ...
+
+
+class _PostgresSession:
+    def __init__(self, database: Database, driver: asyncpg.Connection) -> None:
+        self._database = database
+        self._driver = driver
+
+    async def fetch(self, statement: str, columns: Columns | None = None, /, **scalars: Any) -> Sequence[Row]:
+        loaded = self._database.statement(statement)
+        given = {**(columns or {}), **scalars}
+        arguments = [given[name] for name, _ in loaded.takes]
+        rows: Sequence[Row] = await self._driver.fetch(loaded.text, *arguments, timeout=STATEMENT_SECONDS)
+        return rows
+
+
+class _SqliteSession:
+    def __init__(self, database: Database, driver: Any) -> None:
+        self._database = database
+        self._driver = driver
+
+    async def fetch(self, statement: str, columns: Columns | None = None, /, **scalars: Any) -> Sequence[Row]:
+        loaded = self._database.statement(statement)
+        arguments = {name: _sqlite_value(value) for name, value in scalars.items()}
+        arguments["now"] = self._database.clock.now_us()
+        if columns is not None:
+            arguments["rows"] = _sqlite_rows(columns)
+        rows: Sequence[Row] = await self._driver.execute_fetchall(loaded.text, arguments)
+        return rows
+
+
+def _sqlite_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return instant_us(value)
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return msgspec.json.encode([_sqlite_value(each) for each in value]).decode()
+    return value
+
+
+def _sqlite_rows(columns: Columns) -> str:
+    names = list(columns)
+    rows = [dict(zip(names, map(_sqlite_value, values), strict=True)) for values in zip(*columns.values(), strict=True)]
+    return msgspec.json.encode(rows).decode()
+
+
+_UNAVAILABLE: Final = (
+    OSError,
+    TimeoutError,
+    PoolTimeout,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.PostgresIOError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    sqlite3.OperationalError,
+    sqlite3.InterfaceError,
+)
+
+
+class Database:
+    """The source of truth. `read` and `write` give sessions; `fetch` runs one statement in its own transaction."""
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        self.url = database_url(url)
+        self.sqlite = self.url.get_backend_name() == "sqlite"
+        self.dialect = "sqlite" if self.sqlite else "postgresql"
+        self.clock = Clock()
+        self._statements: dict[str, Statement] = {}
+        if self.sqlite:
+            # One writer: its pool of one is the write lock, first come, first served.
+            self._writer = _sqlite_engine(self.url, 1)
+            self._reader = _sqlite_engine(self.url, 4)
+        else:
+            self._writer = self._reader = _postgres_engine(self.url, pool_size)
+
+    def statement(self, name: str) -> Statement:
+        loaded = self._statements.get(name)
+        if loaded is None:
+            loaded = self._statements[name] = Statement.load(name, self.dialect)
+        return loaded
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Session]:
+        """A session without a transaction: each statement is its own."""
+        async with self._session(self._reader) as (session, _):
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Session]:
+        """A session in one transaction: committed at the end, rolled back on any exception."""
+        async with self._session(self._writer) as (session, driver):
+            if self.sqlite:
+                await driver.execute_fetchall("BEGIN IMMEDIATE")
+                try:
+                    yield session
+                except BaseException:
+                    await driver.rollback()
+                    raise
+                await driver.commit()
+            else:
+                async with driver.transaction():
+                    yield session
+
+    async def fetch(self, statement: str, columns: Columns | None = None, /, **scalars: Any) -> Sequence[Row]:
+        """One statement, in a transaction of its own, in one round trip."""
+        async with self._session(self._writer) as (session, _):
+            return await session.fetch(statement, columns, **scalars)
+
+    async def select(self, query: sa.Select[Any]) -> Sequence[Mapping[str, Any]]:
+        """A query built by SQLAlchemy, for the lists whose filters vary."""
+        async with self._connection(self._reader) as connection:
+            result = await connection.execute(query)
+            return cast("Sequence[Mapping[str, Any]]", result.mappings().all())
+
+    async def close(self) -> None:
+        await self._writer.dispose()
+        if self._reader is not self._writer:
+            await self._reader.dispose()
+
+    def pool_use(self) -> int:
+        """Connections in use now."""
+        pools = {self._writer.pool, self._reader.pool}
+        return sum(cast(Any, pool).checkedout() for pool in pools)
+
+    @asynccontextmanager
+    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        """A pooled connection; whatever says "the database is away" becomes DatabaseUnavailable."""
+        try:
+            async with engine.connect() as connection:
+                try:
+                    yield connection
+                except _UNAVAILABLE:
+                    # Its state is unknown: the pool must not hand it out again.
+                    if not self.sqlite:
+                        await connection.invalidate()
+                    raise
+        except JobserverError:
+            raise
+        except DBAPIError as error:
+            if error.connection_invalidated or isinstance(_cause(error), _UNAVAILABLE):
+                raise DatabaseUnavailable(_sentence(_cause(error))) from error
+            raise
+        except _UNAVAILABLE as error:
+            raise DatabaseUnavailable(_sentence(error)) from error
+
+    @asynccontextmanager
+    async def _session(self, engine: AsyncEngine) -> AsyncIterator[tuple[Session, Any]]:
+        async with self._connection(engine) as connection:
+            raw = await connection.get_raw_connection()
+            driver = cast(Any, raw.driver_connection)
+            session = _SqliteSession(self, driver) if self.sqlite else _PostgresSession(self, driver)
+            yield session, driver
+
+    # Values of a row, from either driver.
+
+    def instant(self, value: Any) -> datetime | None:
+        if value is None or not self.sqlite:
+            return cast("datetime | None", value)
+        return from_us(value)
+
+    def moment(self, value: Any) -> datetime:
+        return from_us(value) if self.sqlite else cast(datetime, value)
+
+    def uuid(self, value: Any) -> UUID:
+        return UUID(value) if self.sqlite else cast(UUID, value)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The driver's own exception below SQLAlchemy's wrappers."""
+    while True:
+        inner = getattr(error, "orig", None) or error.__cause__
+        if not isinstance(inner, BaseException) or inner is error:
+            return error
+        error = inner
+
+
+def _sentence(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def database_url(text: str) -> URL:
+    """The URL that the engines use. `postgresql://` and `sqlite://` are accepted too; ConfigurationError if not
+    usable. Messages never carry the password."""
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "The database URL is not readable: it should look like postgresql+asyncpg://user@host/name."
+        ) from error
+    if url.drivername in {"postgresql", "postgres", "postgresql+asyncpg"}:
+        return url.set(drivername="postgresql+asyncpg")
+    if url.drivername in {"sqlite", "sqlite+aiosqlite"}:
+        if not url.database or url.database == ":memory:":
+            raise ConfigurationError("The database URL names no file: use sqlite+aiosqlite:///path/to/jobs.db.")
+        return url.set(drivername="sqlite+aiosqlite")
+    raise ConfigurationError(
+        f"The database URL begins with {url.drivername}://: use postgresql+asyncpg:// or sqlite+aiosqlite://."
+    )
+
+
+def _postgres_engine(url: URL, pool_size: int) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=CHECKOUT_SECONDS,
+        connect_args={
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": STATEMENT_SECONDS,
+            "server_settings": {
+                "application_name": "jobserver",
+                "jit": "off",
+                # Plans are cached, often from a time when the table was empty; every statement here has its index.
+                "enable_seqscan": "off",
+                "enable_hashjoin": "off",
+                "enable_mergejoin": "off",
+            },
+        },
+    )
+
+
+def _sqlite_engine(url: URL, pool_size: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=CHECKOUT_SECONDS,
+        connect_args={"isolation_level": None, "timeout": 5.0},
+    )
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "busy_timeout=5000",
+            "foreign_keys=ON",
+            "cache_size=-16000",
+            "temp_store=MEMORY",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+        connection.driver_connection.row_factory = sqlite3.Row
+
+    return engine
+
+
+MIGRATION_LOCK: Final = 0x6A6F6273  # "jobs"
+MIGRATION_SECONDS: Final = 600.0
+
+
+async def schema_version(database: Database) -> str | None:
+    """The Alembic revision of the database, None while it has no tables."""
+    async with database._connection(database._reader) as connection:
+        try:
+            found = await connection.execute(sa.text("SELECT version_num FROM alembic_version"))
+        except DBAPIError as error:
+            missing = (asyncpg.UndefinedTableError, sqlite3.OperationalError)
+            if isinstance(_cause(error), missing) and "alembic_version" in str(error):
+                return None
+            raise
+        return cast("str | None", found.scalar())
+
+
+async def migrate(url: str) -> None:
+    """Bring the database's schema to this release, under a lock; returns at once when it is there already."""
+    database = Database(url)
+    try:
+        if await schema_version(database) == HEAD:
+            return
+        async with asyncio.timeout(MIGRATION_SECONDS), database._writer.connect() as connection:
+            if not database.sqlite:
+                await connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+            else:
+                await connection.execute(sa.text("BEGIN EXCLUSIVE"))
+            await connection.run_sync(_upgrade)
+            await connection.commit()
+    finally:
+        await database.close()
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    # Imported here to keep start-up fast: only a database that is behind needs Alembic.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+async def check_reachable(url: str) -> str:
+    """The engine's version for the banner; ConfigurationError with one sentence when it cannot be used."""
+    database = Database(url)
+    shown = database.url.render_as_string(hide_password=True)
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS + 5):
+            async with database._reader.connect() as connection:
+                query = "SELECT sqlite_version()" if database.sqlite else "SHOW server_version"
+                version = (await connection.execute(sa.text(query))).scalar()
+        return f"{'SQLite' if database.sqlite else 'PostgreSQL'} {version}"
+    except (SQLAlchemyError, *_UNAVAILABLE) as error:
+        raise ConfigurationError(f"The database {shown} cannot be used: {_sentence(_cause(error))}.") from error
+    finally:
+        await database.close()
+
+
+async def durability_warnings(database: Database) -> list[str]:
+    """What makes a commit of this PostgreSQL less than durable, in words."""
+    if database.sqlite:
+        return []
+    async with database._connection(database._reader) as connection:
+        found = []
+        for name in ("fsync", "synchronous_commit"):
+            value = (await connection.execute(sa.text(f"SHOW {name}"))).scalar()
+            if value == "off":
+                found.append(f"PostgreSQL runs with {name}=off: a crash of its machine can lose accepted jobs")
+        return found

@@ -1,0 +1,683 @@
+"""JobStore: one method per statement of a job's life.
+
+Every write of a worker names the status and the fence that it expects and returns the rows that it won.
+A call that raises DatabaseUnavailable may or may not have committed; `repeated=True` says that it is the same
+call again, and then what the first one did is recognised as ours.
+"""
+
+from __future__ import annotations
+
+import random
+from asyncio import sleep
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from jobserver.errors import DatabaseUnavailable, KeyReused
+from jobserver.job.lifecycle import EXPIRED, Transition
+from jobserver.job.model import (
+    Claimed,
+    Delivery,
+    Ended,
+    Job,
+    Priority,
+    Progress,
+    Status,
+    Submission,
+    TypeInfo,
+)
+from jobserver.job.query import Selection
+from jobserver.store.engine import Database, Row, Session
+from jobserver.store.rows import PRIORITIES, STATUSES, claimed_of, job_of, type_of
+
+T = TypeVar("T")
+
+ATTEMPTS_KEPT: Final = 100
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Inserted(msgspec.Struct, frozen=True):
+    """A stored job; `created` is false where its idempotency key was known."""
+
+    job: Job
+    created: bool
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a claim did not win: gone, expired, paused, early, again, held, over or stale."""
+
+    verdict: str
+    due_at: datetime | None = None
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """The end of an attempt to be written: job, the fence that its claim gave, and what it becomes.
+
+    `lease_over` adds the guard that the lease is over, for those who do not hold the job.
+    """
+
+    job_id: UUID
+    fence: int
+    transition: Transition
+    progress: Progress | None = None
+    lease_over: bool = False
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """A transition that was won: what the job is now, under its new fence."""
+
+    job_id: UUID
+    fence: int
+    status: Status
+    queue: str
+    priority: Priority
+    type: str
+    due_at: datetime
+    ended: Ended | None = None
+
+
+class Available(msgspec.Struct, frozen=True):
+    """A waiting job and the message that it should have."""
+
+    job_id: UUID
+    fence: int
+    queue: str
+    priority: Priority
+    available_at: datetime
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """A running job that nobody runs any more."""
+
+    job: Claimed
+    worker_id: str
+
+
+class CancelResult(msgspec.Struct, frozen=True):
+    """A job that was canceled, or asked to end (`status` running, by `worker_id`)."""
+
+    job_id: UUID
+    status: Status
+    fence: int
+    queue: str
+    type: str
+    worker_id: str | None
+
+
+class JobStore:
+    """The statements of a job's life on one database."""
+
+    def __init__(self, database: Database, *, idempotency_ttl_seconds: float = 86_400.0) -> None:
+        self.database = database
+        self._ttl_seconds = idempotency_ttl_seconds
+
+    async def insert(self, groups: Sequence[Sequence[Submission]]) -> list[list[Inserted] | KeyReused]:
+        """Store groups of jobs in one transaction; a group is stored whole or not at all.
+
+        Safe to repeat with the same ids. A group that names a known key with another body gets KeyReused.
+        """
+        if not any(job.idempotency_key is not None for group in groups for job in group):
+            return await self._insert_unkeyed(groups)
+        async with self.database.write() as session:
+            answers, deferred = await self._insert_keyed(session, groups)
+        if deferred:
+            # They wanted a key that a refused group of this flush had taken first; it is free now.
+            later = await self.insert([groups[index] for index in deferred])
+            for index, answer in zip(deferred, later, strict=True):
+                answers[index] = answer
+        return [answer for answer in answers if answer is not None]
+
+    async def _insert_unkeyed(self, groups: Sequence[Sequence[Submission]]) -> list[list[Inserted] | KeyReused]:
+        submissions = [job for group in groups for job in group]
+        rows = await self.database.fetch("insert_jobs", _insert_columns(submissions))
+        new = {self.database.uuid(row["id"]): row for row in rows}
+        missing = [job.id for job in submissions if job.id not in new]
+        stored: dict[UUID, Job] = {}
+        if missing:
+            async with self.database.read() as session:
+                stored = await self._stored(session, missing)
+        return [
+            [
+                Inserted(self._created(job, new[job.id]) if job.id in new else stored[job.id], created=True)
+                for job in group
+            ]
+            for group in groups
+        ]
+
+    async def _insert_keyed(
+        self, session: Session, groups: Sequence[Sequence[Submission]]
+    ) -> tuple[list[list[Inserted] | KeyReused | None], list[int]]:
+        first: dict[tuple[str, str], tuple[int, Submission]] = {}
+        for index, group in enumerate(groups):
+            for job in group:
+                if job.idempotency_key is not None:
+                    first.setdefault((job.scope, job.idempotency_key), (index, job))
+        takers = [job for _, (_, job) in sorted(first.items())]
+        taken = await session.fetch(
+            "take_keys",
+            {
+                "scope": [job.scope for job in takers],
+                "key": [job.idempotency_key for job in takers],
+                "job_id": [job.id for job in takers],
+                "fingerprint": [job.fingerprint.hex() for job in takers],
+            },
+            ttl_seconds=self._ttl_seconds,
+        )
+        owners = {(row["scope"], row["key"]): (self.database.uuid(row["job_id"]), row["fingerprint"]) for row in taken}
+        answers: list[list[Inserted] | KeyReused | None] = [None] * len(groups)
+        refused: set[int] = set()
+        deferred: list[int] = []
+        creating: dict[UUID, Submission] = {}
+        known: set[UUID] = set()
+        places: list[tuple[int, list[UUID]]] = []
+        for index, group in enumerate(groups):
+            keyed = [
+                (place, (job.scope, job.idempotency_key)) for place, job in enumerate(group) if job.idempotency_key
+            ]
+            if any(first[key][0] in refused for _, key in keyed):
+                deferred.append(index)
+                refused.add(index)
+                continue
+            reused = next((place for place, key in keyed if owners[key][1] != group[place].fingerprint.hex()), None)
+            if reused is not None:
+                refused.add(index)
+                answers[index] = KeyReused("The idempotency key was used before, with another body", index=reused)
+                continue
+            ids = []
+            for job in group:
+                owner = job.id if job.idempotency_key is None else owners[job.scope, job.idempotency_key][0]
+                if owner == job.id:
+                    creating[job.id] = job
+                else:
+                    known.add(owner)
+                ids.append(owner)
+            places.append((index, ids))
+        released = [job.id for index in sorted(refused) for job in groups[index] if job.idempotency_key is not None]
+        if released:
+            await session.fetch("release_keys", {"job_id": released})
+        new: dict[UUID, Row] = {}
+        if creating:
+            rows = await session.fetch("insert_jobs", _insert_columns(list(creating.values())))
+            new = {self.database.uuid(row["id"]): row for row in rows}
+        wanted = (known | set(creating)) - set(new)
+        stored = await self._stored(session, sorted(wanted)) if wanted else {}
+        for index, ids in places:
+            answers[index] = [
+                Inserted(
+                    self._created(creating[owner], new[owner]) if owner in new else stored[owner],
+                    created=owner == job.id,
+                )
+                for job, owner in zip(groups[index], ids, strict=True)
+            ]
+        return answers, deferred
+
+    async def _stored(self, session: Session, ids: Sequence[UUID]) -> dict[UUID, Job]:
+        rows = await session.fetch("submitted_jobs", ids=list(ids))
+        jobs = (job_of(self.database, row) for row in rows)
+        return {job.id: job for job in jobs}
+
+    def _created(self, job: Submission, row: Row) -> Job:
+        created_at = self.database.moment(row["created_at"])
+        due_at = self.database.moment(row["due_at"])
+        return Job(
+            id=job.id,
+            type=job.type,
+            queue=job.queue,
+            priority=job.priority,
+            status=STATUSES[row["status"]],
+            payload=job.payload,
+            result=None,
+            error=None,
+            attempt=0,
+            retry_count=0,
+            max_retries=job.max_retries,
+            crashes=0,
+            fence=0,
+            timeout_seconds=job.timeout_seconds,
+            idempotency_key=job.idempotency_key,
+            tags=job.tags,
+            progress=None,
+            callback_url=job.callback_url,
+            created_at=created_at,
+            updated_at=created_at,
+            run_at=due_at,
+            started_at=None,
+            finished_at=None,
+            expires_at=job.expires_at,
+            due_at=due_at,
+            worker_id=None,
+            lease_expires_at=None,
+            cancel_requested=False,
+            trace_context=job.trace_context,
+        )
+
+    async def claim(
+        self,
+        deliveries: Sequence[Delivery],
+        *,
+        worker_id: str,
+        token: UUID,
+        lease_seconds: float,
+        repeated: bool = False,
+    ) -> list[Claimed | Refusal]:
+        """Claim delivered jobs. The answers stand in the order of the deliveries.
+
+        Of two deliveries of the same job under the same fence the first is claimed and the other held.
+        """
+        unique = sorted({(delivery.job_id, delivery.fence) for delivery in deliveries})
+        rows = await self.database.fetch(
+            "claim",
+            {"id": [job_id for job_id, _ in unique], "fence": [fence for _, fence in unique]},
+            worker_id=worker_id,
+            token=token,
+            lease_seconds=lease_seconds,
+        )
+        claimed = {job.id: job for job in (claimed_of(self.database, row) for row in rows)}
+        refused = [
+            (job_id, fence) for job_id, fence in unique if job_id not in claimed or claimed[job_id].fence != fence + 1
+        ]
+        refusals: dict[tuple[UUID, int], Refusal] = {}
+        if refused:
+            async with self.database.read() as session:
+                refusals = await self._why(session, refused, token)
+                if repeated:
+                    ours = [job_id for (job_id, _), why in refusals.items() if why.verdict == "ours"]
+                    for row in await session.fetch("claimed_by", ids=ours, token=token):
+                        job = claimed_of(self.database, row)
+                        claimed[job.id] = job
+        answers: list[Claimed | Refusal] = []
+        for delivery in deliveries:
+            held = claimed.get(delivery.job_id)
+            if held is not None and held.fence == delivery.fence + 1:
+                answers.append(held)
+                del claimed[delivery.job_id]
+            else:
+                answers.append(refusals.get((delivery.job_id, delivery.fence), _HELD))
+        return answers
+
+    async def _why(
+        self, session: Session, refused: Sequence[tuple[UUID, int]], token: UUID
+    ) -> dict[tuple[UUID, int], Refusal]:
+        rows = await session.fetch(
+            "why_refused",
+            {"id": [job_id for job_id, _ in refused], "fence": [fence for _, fence in refused]},
+            token=token,
+        )
+        return {
+            (self.database.uuid(row["id"]), row["fence"]): Refusal(row["verdict"], self.database.instant(row["due_at"]))
+            for row in rows
+        }
+
+    async def settle(self, settlements: Sequence[Settlement], *, repeated: bool = False) -> list[Moved | None]:
+        """End attempts. None where the fence has moved on: somebody else has decided about that job.
+
+        A job that is named twice is settled once.
+        """
+        unique = {settlement.job_id: settlement for settlement in reversed(settlements)}
+        ordered = [unique[job_id] for job_id in sorted(unique)]
+        columns = _settle_columns(ordered)
+        moved: dict[tuple[UUID, int], Moved] = {}
+        if self.database.sqlite:
+            async with self.database.write() as session:
+                rows = await session.fetch("settle", columns)
+                for row in rows:
+                    won = self._moved(row, unique[self.database.uuid(row["id"])].transition)
+                    moved[won.job_id, won.fence - 1] = won
+                if rows:
+                    await session.fetch("record_attempts", self._history(rows, unique, moved))
+        else:
+            for row in await self.database.fetch("settle", columns):
+                won = _moved(self.database, row)
+                moved[won.job_id, won.fence - 1] = won
+        if repeated and len(moved) < len(ordered):
+            await self._settled_before(ordered, moved)
+        await self._trim([won.job_id for won in moved.values() if won.fence > 2 * ATTEMPTS_KEPT])
+        seen: set[UUID] = set()
+        answers: list[Moved | None] = []
+        for settlement in settlements:
+            first = settlement.job_id not in seen
+            seen.add(settlement.job_id)
+            answers.append(moved.get((settlement.job_id, settlement.fence)) if first else None)
+        return answers
+
+    def _moved(self, row: Row, transition: Transition) -> Moved:
+        status = STATUSES[row["status"]]
+        ended = Ended.CANCELED if status is Status.CANCELED else transition.ended
+        return _moved(self.database, row, ended)
+
+    def _history(
+        self, rows: Sequence[Row], asked: dict[UUID, Settlement], moved: dict[tuple[UUID, int], Moved]
+    ) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {name: [] for name in _HISTORY}
+        for row in rows:
+            job_id = self.database.uuid(row["id"])
+            transition = asked[job_id].transition
+            ended = moved[job_id, row["fence"] - 1].ended
+            values = (
+                job_id,
+                row["fence"] - 1,
+                row["attempt"] - transition.attempt_delta,
+                row["started_at"],
+                row["updated_at"],
+                ended,
+                None if transition.error is None else _encode(transition.error).decode(),
+                row["worker_id"],
+            )
+            for name, value in zip(_HISTORY, values, strict=True):
+                columns[name].append(value)
+        return columns
+
+    async def _settled_before(self, ordered: Sequence[Settlement], moved: dict[tuple[UUID, int], Moved]) -> None:
+        """Add what an earlier call, whose commit was not confirmed, has won: its history row tells."""
+        missing = [each for each in ordered if (each.job_id, each.fence) not in moved]
+        async with self.database.read() as session:
+            rows = await session.fetch(
+                "settled_before",
+                {"id": [each.job_id for each in missing], "fence": [each.fence for each in missing]},
+            )
+        expected = {(each.job_id, each.fence): each.transition.ended for each in missing}
+        for row in rows:
+            key = (self.database.uuid(row["job_id"]), row["fence"])
+            ended = Ended(row["outcome"])
+            ours = ended == expected[key] or ended is Ended.CANCELED
+            if ours and row["status"] is not None and row["fence_now"] == row["fence"] + 1:
+                moved[key] = Moved(
+                    job_id=key[0],
+                    fence=row["fence_now"],
+                    status=STATUSES[row["status"]],
+                    queue=row["queue"],
+                    priority=PRIORITIES[row["priority"]],
+                    type=row["type"],
+                    due_at=self.database.moment(row["due_at"]),
+                    ended=ended,
+                )
+
+    async def _trim(self, ids: Sequence[UUID]) -> None:
+        if ids:
+            await self.database.fetch("trim_attempts", {"id": list(ids)}, keep=ATTEMPTS_KEPT)
+
+    async def extend_leases(self, held: Sequence[tuple[UUID, int]], *, lease_seconds: float) -> frozenset[UUID]:
+        """Extend the leases of these (job, fence); returns the jobs that are still ours."""
+        ordered = sorted(held)
+        rows = await self.database.fetch(
+            "extend_leases",
+            {"id": [job_id for job_id, _ in ordered], "fence": [fence for _, fence in ordered]},
+            lease_seconds=lease_seconds,
+        )
+        return frozenset(self.database.uuid(row["id"]) for row in rows)
+
+    async def save_progress(self, said: Sequence[tuple[UUID, int, Progress]]) -> None:
+        """Store what running handlers last said. A job that is no longer ours is left alone."""
+        ordered = sorted(said, key=lambda each: each[0])
+        await self.database.fetch(
+            "save_progress",
+            {
+                "id": [job_id for job_id, _, _ in ordered],
+                "fence": [fence for _, fence, _ in ordered],
+                "progress": [_encode(progress).decode() for _, _, progress in ordered],
+            },
+        )
+
+    async def cancel_requests(self, worker_id: str) -> list[tuple[UUID, int]]:
+        """The (job, fence) that this process runs and whose cancel was requested."""
+        async with self.database.read() as session:
+            rows = await session.fetch("cancel_requests", worker_id=worker_id)
+        return [(self.database.uuid(row["id"]), row["fence"]) for row in rows]
+
+    async def cancel(self, ids: Sequence[UUID]) -> list[CancelResult]:
+        """Cancel waiting jobs, ask running ones to end. Terminal or unknown ones are not in the answer."""
+        rows = await _without_deadlock(lambda: self.database.fetch("cancel", ids=sorted(ids)))
+        return [
+            CancelResult(
+                job_id=self.database.uuid(row["id"]),
+                status=STATUSES[row["status"]],
+                fence=row["fence"],
+                queue=row["queue"],
+                type=row["type"],
+                worker_id=row["worker_id"],
+            )
+            for row in rows
+        ]
+
+    async def replay(self, ids: Sequence[UUID], *, failed_only: bool) -> list[Available]:
+        """Queue failed (and canceled, unless `failed_only`) jobs again; returns those that were."""
+        rows = await _without_deadlock(lambda: self.database.fetch("replay", ids=sorted(ids), failed_only=failed_only))
+        return [self._available(row, "due_at") for row in rows]
+
+    async def select_failed(self, selection: Selection, *, limit: int) -> list[UUID]:
+        """The failed jobs that a selection names, oldest failure first."""
+        async with self.database.read() as session:
+            rows = await session.fetch(
+                "select_failed",
+                type=selection.type,
+                queue=selection.queue,
+                ids=list(selection.ids),
+                by_ids=bool(selection.ids),
+                max_rows=limit,
+            )
+        return [self.database.uuid(row["id"]) for row in rows]
+
+    async def delete_failed(self, ids: Sequence[UUID]) -> list[UUID]:
+        """Delete failed jobs with their history and keys; returns those that are gone."""
+
+        async def delete() -> list[UUID]:
+            async with self.database.write() as session:
+                rows = await session.fetch("delete_failed", ids=sorted(ids))
+                gone = [self.database.uuid(row["id"]) for row in rows]
+                await _forget(session, gone)
+            return gone
+
+        return await _without_deadlock(delete)
+
+    async def find_lost(self, *, limit: int) -> list[Lost]:
+        """Running jobs whose lease is over."""
+        async with self.database.read() as session:
+            rows = await session.fetch("find_lost", max_rows=limit)
+        return [Lost(claimed_of(self.database, row), row["worker_id"]) for row in rows]
+
+    async def find_orphans(self, worker_id: str, *, limit: int) -> list[Lost]:
+        """Running jobs of any other process, for one that knows that it is alone."""
+        async with self.database.read() as session:
+            rows = await session.fetch("find_orphans", worker_id=worker_id, max_rows=limit)
+        return [Lost(claimed_of(self.database, row), row["worker_id"]) for row in rows]
+
+    async def expire(self, *, limit: int) -> list[Moved]:
+        """Fail waiting jobs whose `expires_at` is over."""
+        rows = await _without_deadlock(
+            lambda: self.database.fetch("expire", error=_encode(EXPIRED).decode(), max_rows=limit)
+        )
+        return [
+            Moved(
+                job_id=self.database.uuid(row["id"]),
+                fence=row["fence"],
+                status=Status.FAILED,
+                queue=row["queue"],
+                priority=PRIORITIES[row["priority"]],
+                type=row["type"],
+                due_at=self.database.clock.now(),
+            )
+            for row in rows
+        ]
+
+    async def bump_overtaken(
+        self, watermarks: Sequence[tuple[str, Priority, datetime]], *, limit: int
+    ) -> list[Available]:
+        """Find waiting jobs with `available_at` before the watermark of their stream, and bump them to now."""
+        ordered = sorted(watermarks)
+        rows = await self.database.fetch(
+            "bump_overtaken",
+            {
+                "queue": [queue for queue, _, _ in ordered],
+                "priority": [int(priority) for _, priority, _ in ordered],
+                "before": [before for _, _, before in ordered],
+            },
+            max_rows=limit,
+        )
+        found = [self._available(row, "available_at") for row in rows]
+        return sorted(found, key=lambda each: each.available_at)
+
+    async def near_horizon(
+        self, streams: Sequence[tuple[str, Priority]], *, after: datetime, until: datetime, limit: int
+    ) -> list[Available]:
+        """Waiting jobs that become available after `after` and not later than `until`, in order."""
+        async with self.database.read() as session:
+            rows = await session.fetch(
+                "near_horizon",
+                {
+                    "queue": [queue for queue, _ in streams],
+                    "priority": [int(priority) for _, priority in streams],
+                },
+                after=after,
+                until=until,
+                max_rows=limit,
+            )
+        return [self._available(row, "available_at") for row in rows]
+
+    async def recently_failed(self, *, limit: int) -> list[tuple[UUID, int]]:
+        """The newest failed jobs: (id, fence)."""
+        async with self.database.read() as session:
+            rows = await session.fetch("recently_failed", max_rows=limit)
+        return [(self.database.uuid(row["id"]), row["fence"]) for row in rows]
+
+    async def prune(self, status: Status, *, older_than_seconds: float, limit: int) -> int:
+        """Delete up to `limit` terminal jobs of one status, their history and keys. Returns how many."""
+
+        async def delete() -> int:
+            async with self.database.write() as session:
+                rows = await session.fetch(
+                    "prune_jobs", status=status.value, older_than_seconds=older_than_seconds, max_rows=limit
+                )
+                gone = [self.database.uuid(row["id"]) for row in rows]
+                await _forget(session, gone)
+            return len(gone)
+
+        return await _without_deadlock(delete)
+
+    async def prune_keys(self, *, limit: int) -> int:
+        """Forget idempotency keys whose time is over. Returns how many."""
+        return len(await _without_deadlock(lambda: self.database.fetch("prune_keys", max_rows=limit)))
+
+    async def fold_counts(self, *, limit: int = 10_000) -> int:
+        """Fold the deltas of the counts. Returns how many there were (SQLite keeps its counts at once)."""
+        if self.database.sqlite:
+            return 0
+        rows = await _without_deadlock(lambda: self.database.fetch("fold_counts", max_rows=limit))
+        return int(rows[0]["n"])
+
+    async def register_types(self, types: Sequence[TypeInfo]) -> None:
+        """Make types, their defaults and schemas known to every process."""
+        async with self.database.write() as session:
+            for info in sorted(types, key=lambda each: each.type):
+                await session.fetch(
+                    "register_type",
+                    type=info.type,
+                    queue=info.queue,
+                    priority=int(info.priority),
+                    max_retries=info.max_retries,
+                    timeout_seconds=info.timeout_seconds,
+                    schema=_encode(info.schema).decode(),
+                )
+
+    async def types_since(self, since: datetime) -> list[tuple[TypeInfo, datetime]]:
+        """Types registered anew after a moment, and when."""
+        async with self.database.read() as session:
+            rows = await session.fetch("types_since", since=since)
+        return [(type_of(row), self.database.moment(row["updated_at"])) for row in rows]
+
+    async def queues(self) -> dict[str, bool]:
+        """Every queue, and whether it is paused."""
+        async with self.database.read() as session:
+            return {row["name"]: bool(row["paused"]) for row in await session.fetch("queues")}
+
+    async def add_queue(self, name: str) -> None:
+        await self.database.fetch("add_queue", name=name)
+
+    async def set_paused(self, name: str, paused: bool) -> None:
+        """Pause or resume a queue; it may be new."""
+        await self.database.fetch("pause_queue", name=name, paused=paused)
+
+    def _available(self, row: Row, moment: str) -> Available:
+        return Available(
+            job_id=self.database.uuid(row["id"]),
+            fence=row["fence"],
+            queue=row["queue"],
+            priority=PRIORITIES[row["priority"]],
+            available_at=self.database.moment(row[moment]),
+        )
+
+
+_HELD: Final = Refusal("held")
+_HISTORY: Final = ("job_id", "fence", "number", "started_at", "ended_at", "outcome", "error", "worker_id")
+
+
+def _moved(database: Database, row: Row, ended: Ended | None = None) -> Moved:
+    return Moved(
+        job_id=database.uuid(row["id"]),
+        fence=row["fence"],
+        status=STATUSES[row["status"]],
+        queue=row["queue"],
+        priority=PRIORITIES[row["priority"]],
+        type=row["type"],
+        due_at=database.moment(row["due_at"]),
+        ended=Ended(row["ended"]) if ended is None else ended,
+    )
+
+
+async def _forget(session: Session, gone: Sequence[UUID]) -> None:
+    if gone:
+        await session.fetch("forget_attempts", ids=list(gone))
+        await session.fetch("forget_keys", ids=list(gone))
+
+
+async def _without_deadlock(call: Callable[[], Awaitable[T]]) -> T:
+    """Commands of users lock rows in no particular order: repeat the one that PostgreSQL picks as the victim."""
+    for delay in (0.01, 0.05, 0.2):
+        try:
+            return await call()
+        except DatabaseUnavailable as error:
+            if not isinstance(error.__cause__, asyncpg.DeadlockDetectedError):
+                raise
+        await sleep(delay * (0.5 + random.random()))  # noqa: S311 - spreads retries
+    return await call()
+
+
+def _insert_columns(jobs: Sequence[Submission]) -> dict[str, list[Any]]:
+    ordered = sorted(jobs, key=lambda job: job.id)
+    return {
+        "id": [job.id for job in ordered],
+        "type": [job.type for job in ordered],
+        "queue": [job.queue for job in ordered],
+        "priority": [int(job.priority) for job in ordered],
+        "payload": [job.payload.decode() for job in ordered],
+        "max_retries": [job.max_retries for job in ordered],
+        "timeout_seconds": [job.timeout_seconds for job in ordered],
+        "delay_seconds": [job.delay_seconds for job in ordered],
+        "run_at": [job.run_at for job in ordered],
+        "expires_at": [job.expires_at for job in ordered],
+        "idempotency_key": [job.idempotency_key for job in ordered],
+        "tags": [_encode(job.tags).decode() if job.tags else None for job in ordered],
+        "callback_url": [job.callback_url for job in ordered],
+        "trace_context": [job.trace_context for job in ordered],
+    }
+
+
+def _settle_columns(settlements: Sequence[Settlement]) -> dict[str, list[Any]]:
+    moves = [each.transition for each in settlements]
+    return {
+        "id": [each.job_id for each in settlements],
+        "fence": [each.fence for each in settlements],
+        "status": [move.status.value for move in moves],
+        "ended": [move.ended.value for move in moves],
+        "delay_seconds": [move.delay_seconds for move in moves],
+        "attempt_delta": [move.attempt_delta for move in moves],
+        "retry_delta": [move.retry_delta for move in moves],
+        "crash_delta": [move.crash_delta for move in moves],
+        "result": [None if move.result is None else move.result.decode() for move in moves],
+        "error": [None if move.error is None else _encode(move.error).decode() for move in moves],
+        "progress": [None if each.progress is None else _encode(each.progress).decode() for each in settlements],
+        "lease_over": [each.lease_over for each in settlements],
+    }

@@ -1,0 +1,3 @@
+-- The history of jobs that are gone.
+-- Takes: ids uuid[]
+DELETE FROM attempts AS j WHERE j.job_id = ANY(:ids)

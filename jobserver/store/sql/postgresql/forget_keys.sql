@@ -1,0 +1,3 @@
+-- The idempotency keys of jobs that are gone.
+-- Takes: ids uuid[]
+DELETE FROM idempotency_keys AS j WHERE j.job_id = ANY(:ids)

@@ -1,0 +1,10 @@
+-- Waiting jobs that become available within a window of time, in order.
+-- Takes: queue text[], priority smallint[], after timestamptz, until timestamptz, max_rows integer
+-- Returns: id, fence, queue, priority, available_at
+SELECT n.* FROM unnest(:queue, :priority) AS s(queue, priority) CROSS JOIN LATERAL (
+    SELECT j.id, j.fence, j.queue, j.priority, j.available_at FROM jobs j
+    WHERE j.status IN ('queued', 'scheduled', 'retrying') AND j.queue = s.queue AND j.priority = s.priority
+        AND j.available_at > :after AND j.available_at <= :until
+    ORDER BY j.available_at LIMIT :max_rows
+) AS n
+ORDER BY n.available_at LIMIT :max_rows

@@ -1,0 +1,4 @@
+-- Types that were registered anew after a moment.
+-- Takes: since timestamptz
+-- Returns: all columns of types
+SELECT * FROM types WHERE updated_at > :since ORDER BY updated_at LIMIT 10000

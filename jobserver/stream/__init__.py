@@ -1,0 +1,1 @@
+"""Redis, which delivers: only here redis is imported. Whatever is lost here, SQL still knows."""

@@ -1,0 +1,115 @@
+"""Connections to Redis and Valkey: pools, scripts, time limits, and one exception for "it does not answer"."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from jobserver.errors import ConfigurationError, StreamUnavailable
+
+COMMAND_SECONDS: Final = 2.0
+BLOCK_MILLISECONDS: Final = 1_000
+MINIMUM_VERSION: Final = (6, 2)
+
+SCRIPTS: Final = ("apply", "fetch", "promote", "watermark", "incarnation", "forget_consumers", "sizes")
+
+
+class StreamClient:
+    """Two pools on one server: short commands, and reads that block.
+
+    `loading` scripts costs nothing until they are called; a server that lost them gets them again.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.commands: Any = _client(url, connections=8, seconds=COMMAND_SECONDS)
+        self.reader: Any = _client(url, connections=2, seconds=BLOCK_MILLISECONDS / 1000 + 5)
+        folder = resources.files("jobserver.stream") / "scripts"
+        self._scripts: dict[str, AsyncScript] = {
+            name: self.commands.register_script((folder / f"{name}.lua").read_text(encoding="utf-8"))
+            for name in SCRIPTS
+        }
+
+    async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run a script of `scripts/`. Raises StreamUnavailable."""
+        async with available():
+            return await self._scripts[name](keys=keys, args=args)
+
+    async def version(self) -> str:
+        """Such as "Valkey 9.1.2"."""
+        async with available():
+            info: dict[str, Any] = await self.commands.info("server")
+        name = str(info.get("server_name", "redis")).capitalize()
+        return f"{name} {info.get('valkey_version') or info['redis_version']}"
+
+    async def ping(self) -> None:
+        async with available():
+            await self.commands.ping()
+
+    async def close(self) -> None:
+        for client in (self.commands, self.reader):
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+
+@asynccontextmanager
+async def available() -> AsyncIterator[None]:
+    """Whatever says "Redis is away" or "Redis will not" becomes StreamUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StreamUnavailable(str(error) or type(error).__name__) from error
+
+
+def _client(url: str, *, connections: int, seconds: float) -> Redis:
+    options: dict[str, Any] = {
+        "max_connections": connections,
+        "timeout": COMMAND_SECONDS,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": COMMAND_SECONDS,
+        "health_check_interval": 15,
+        "protocol": 2,
+        # A repeated XADD is a duplicate message, and those are harmless: the fence decides.
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
+        # With notifications an idle connection that the server closed surfaces as an error of the next command
+        # (redis-py issue 4252).
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    try:
+        return Redis(connection_pool=BlockingConnectionPool.from_url(url, **options))
+    except ValueError as error:
+        raise ConfigurationError(
+            "The Redis URL is not readable: it should look like redis://host:6379/0 or unix:///path/to/socket."
+        ) from error
+
+
+def shown(url: str) -> str:
+    """The URL without its password, for messages."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+async def check_reachable(url: str) -> str:
+    """The server's name and version for the banner; ConfigurationError with one sentence when it cannot be used."""
+    client = StreamClient(url)
+    try:
+        version = await client.version()
+    except StreamUnavailable as error:
+        raise ConfigurationError(f"Redis at {shown(url)} cannot be used: {error}.") from error
+    finally:
+        await client.close()
+    number = version.partition(" ")[2].split(".")
+    if version.startswith("Redis") and tuple(int(part) for part in number[:2]) < MINIMUM_VERSION:
+        raise ConfigurationError(f"Redis at {shown(url)} is {version}: at least 6.2 is needed.")
+    return version

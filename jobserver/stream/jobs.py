@@ -1,0 +1,269 @@
+"""JobStream: publish, fetch, reclaim, acknowledge, promote. Every call may raise StreamUnavailable.
+
+A message is `job id:fence:available_at in microseconds`; a member of a delayed set is `job id:fence`. Duplicates
+are harmless everywhere: the claim in SQL decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from jobserver.errors import StreamUnavailable
+from jobserver.job.model import Delivery, Priority
+from jobserver.stream.client import BLOCK_MILLISECONDS, StreamClient, available
+from jobserver.stream.keys import GROUP, Keys
+
+Stream = tuple[str, Priority]
+
+DLQ_MAXLEN: Final = 10_000
+CHUNK: Final = 1_000
+MAX_OPERATIONS: Final = 5_000
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A job that may run now (or at `available_at_us`, when it goes to the delayed set)."""
+
+    job_id: UUID
+    fence: int
+    queue: str
+    priority: Priority
+    available_at_us: int
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """An entry of the feed of dead letters."""
+
+    job_id: UUID
+    fence: int
+    type: str
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What one call does, frees first: acknowledge, drop from delayed sets, then add, delay, dead-letter."""
+
+    acks: Sequence[Delivery] = ()
+    drops: Sequence[Message] = ()
+    adds: Sequence[Message] = ()
+    delays: Sequence[Message] = ()
+    dead: Sequence[Dead] = ()
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """What a read brought; `made_group` says that a stream had lost its group, so Redis may have been wiped."""
+
+    deliveries: list[Delivery]
+    made_group: bool = False
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """Entries in job streams, of them pending, and members of delayed sets."""
+
+    entries: int
+    pending: int
+    delayed: int
+
+
+class JobStream:
+    """The job streams below one prefix, read by one consumer group."""
+
+    def __init__(self, client: StreamClient, prefix: str) -> None:
+        self._client = client
+        self.keys = Keys(prefix)
+
+    async def apply(self, batch: Batch) -> None:
+        """One call for a whole batch. Raises StreamUnavailable when an addition failed too (memory full)."""
+        keys: dict[str, int] = {}
+        args: list[Any] = [GROUP]
+
+        def number(key: str) -> int:
+            return keys.setdefault(key, len(keys) + 1)
+
+        entries: dict[str, list[str]] = {}
+        for delivery in batch.acks:
+            entries.setdefault(self.keys.jobs(*delivery.stream), []).append(delivery.entry_id)
+        for key, ids in entries.items():
+            for start in range(0, len(ids), CHUNK):
+                chunk = ids[start : start + CHUNK]
+                args += ("ack", number(key), len(chunk), *chunk)
+        for message in batch.drops:
+            args += ("drop", number(self.keys.delayed(message.queue, message.priority)), 1, _member(message))
+        for message in batch.adds:
+            args += ("add", number(self.keys.jobs(message.queue, message.priority)), _text(message))
+        for message in batch.delays:
+            key = self.keys.delayed(message.queue, message.priority)
+            args += ("delay", number(key), message.available_at_us, _member(message))
+        for dead in batch.dead:
+            args += ("dead", number(self.keys.dlq), DLQ_MAXLEN, str(dead.job_id), dead.fence, dead.type)
+        if len(args) == 1:
+            return
+        failed, why = await self._client.script("apply", list(keys), args)
+        if failed:
+            raise StreamUnavailable(f"{failed} additions failed: {why.decode(errors='replace')}")
+
+    async def fetch(self, streams: Sequence[Stream], consumer: str, count: int) -> Fetched:
+        """At most `count` new messages, in the order of the streams, without waiting."""
+        names = [self.keys.jobs(*stream) for stream in streams]
+        made, found = await self._client.script("fetch", names, [GROUP, consumer, count])
+        deliveries = [delivery for number, entries in found for delivery in _deliveries(entries, streams[number - 1])]
+        return Fetched(deliveries, bool(made))
+
+    async def wait(self, streams: Sequence[Stream], consumer: str, count: int) -> Fetched:
+        """Block for up to a second until one of the streams has a message; at most `count` a stream."""
+        names = {self.keys.jobs(*stream): stream for stream in streams}
+        try:
+            async with available():
+                reply = await self._client.reader.execute_command(
+                    "XREADGROUP",
+                    "GROUP",
+                    GROUP,
+                    consumer,
+                    "COUNT",
+                    count,
+                    "BLOCK",
+                    BLOCK_MILLISECONDS,
+                    "STREAMS",
+                    *names,
+                    *([">"] * len(names)),
+                )
+        except StreamUnavailable as error:
+            # A wipe during the read: Valkey says NOGROUP, Redis 7 UNBLOCKED, Redis 6.2 nothing at all.
+            if isinstance(error.__cause__, ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                return Fetched([], made_group=True)
+            raise
+        deliveries = [
+            delivery for key, entries in _pairs(reply) for delivery in _deliveries(entries, names[key.decode()])
+        ]
+        return Fetched(deliveries)
+
+    async def reclaim(
+        self, stream: Stream, consumer: str, *, min_idle_ms: int, cursor: str, count: int
+    ) -> tuple[list[Delivery], str]:
+        """Take over messages that are pending for longer than `min_idle_ms`. Returns them and the next cursor."""
+        try:
+            async with available():
+                reply = await self._client.commands.execute_command(
+                    "XAUTOCLAIM",
+                    self.keys.jobs(*stream),
+                    GROUP,
+                    consumer,
+                    min_idle_ms,
+                    cursor,
+                    "COUNT",
+                    count,
+                )
+        except StreamUnavailable as error:
+            if isinstance(error.__cause__, ResponseError) and "NOGROUP" in str(error):
+                return [], "0-0"
+            raise
+        return list(_deliveries(reply[1], stream)), reply[0].decode()
+
+    async def promote(self, streams: Sequence[Stream], *, now_us: int, limit: int) -> tuple[int, int | None]:
+        """Move due members of the delayed sets to their streams. Returns how many, and when the next is due."""
+        keys = [key for stream in streams for key in (self.keys.delayed(*stream), self.keys.jobs(*stream))]
+        moved, following = await self._client.script("promote", keys, [now_us, limit])
+        return int(moved), int(following) if following else None
+
+    async def watermarks(self, streams: Sequence[Stream]) -> dict[Stream, int | None]:
+        """For each stream the `available_at` of its oldest undelivered message, None if it has none."""
+        keys = [self.keys.jobs(*stream) for stream in streams]
+        oldest = await self._client.script("watermark", keys, [GROUP])
+        return {
+            stream: _available_at(message) if message else None for stream, message in zip(streams, oldest, strict=True)
+        }
+
+    async def incarnation(self, candidate: str) -> tuple[str, bool]:
+        """The value that names this content of Redis, set to `candidate` where there is none; and whether it was."""
+        value, created = await self._client.script("incarnation", [self.keys.incarnation], [candidate])
+        return value.decode(), bool(created)
+
+    async def forget_consumers(self, streams: Sequence[Stream], alive: Sequence[str], *, idle_ms: int) -> int:
+        """Delete consumers of dead processes that have nothing pending. Returns how many."""
+        keys = [self.keys.jobs(*stream) for stream in streams]
+        return int(await self._client.script("forget_consumers", keys, [GROUP, idle_ms, *alive]))
+
+    async def sizes(self, streams: Sequence[Stream]) -> Sizes:
+        keys = [key for stream in streams for key in (self.keys.jobs(*stream), self.keys.delayed(*stream))]
+        entries, pending, delayed = await self._client.script("sizes", keys, [GROUP])
+        return Sizes(int(entries), int(pending), int(delayed))
+
+    async def dead_letters(self) -> list[tuple[UUID, int]]:
+        """The feed of dead letters, newest first: (job, fence)."""
+        async with available():
+            entries = await self._client.commands.execute_command(
+                "XREVRANGE", self.keys.dlq, "+", "-", "COUNT", DLQ_MAXLEN
+            )
+        found = []
+        for _, flat in entries:
+            fields = _fields(flat)
+            found.append((UUID(fields[b"id"].decode()), int(fields[b"fence"])))
+        return found
+
+    async def wake(self, ids: Sequence[UUID]) -> None:
+        """Tell every process that the cancel of these running jobs was requested."""
+        async with available():
+            await self._client.commands.publish(self.keys.wake, " ".join(str(job_id) for job_id in ids))
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[Wakes]:
+        """Subscribe to the wake-ups."""
+        pubsub = self._client.reader.pubsub(ignore_subscribe_messages=True)
+        try:
+            async with available():
+                await pubsub.subscribe(self.keys.wake)
+            yield Wakes(pubsub)
+        finally:
+            await pubsub.aclose()
+
+
+class Wakes:
+    """The wake-ups of one subscription."""
+
+    def __init__(self, pubsub: Any) -> None:
+        self._pubsub = pubsub
+
+    async def next(self) -> bool:
+        """Wait for up to a second; whether there was one."""
+        async with available():
+            return await self._pubsub.get_message(timeout=BLOCK_MILLISECONDS / 1000) is not None
+
+
+def _text(message: Message) -> str:
+    return f"{message.job_id}:{message.fence}:{message.available_at_us}"
+
+
+def _member(message: Message) -> str:
+    return f"{message.job_id}:{message.fence}"
+
+
+def _available_at(message: bytes) -> int:
+    return int(message.rpartition(b":")[2])
+
+
+def _deliveries(entries: Sequence[Any], stream: Stream) -> list[Delivery]:
+    found = []
+    for entry in entries:
+        # Redis 6.2 returns nothing where XAUTOCLAIM meets a deleted entry.
+        if entry is None or entry[0] is None or entry[1] is None:
+            continue
+        job_id, fence, available_at = _fields(entry[1])[b"m"].decode().split(":")
+        found.append(Delivery(UUID(job_id), int(fence), int(available_at), stream, entry[0].decode()))
+    return found
+
+
+def _fields(flat: Any) -> Mapping[bytes, bytes]:
+    if isinstance(flat, dict):
+        return flat
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _pairs(reply: Any) -> list[tuple[bytes, Any]]:
+    """XREADGROUP answers a list of pairs, a dict, or nothing."""
+    if not reply:
+        return []
+    return list(reply.items()) if isinstance(reply, dict) else [(key, entries) for key, entries in reply]

@@ -1,0 +1,493 @@
+"""The statements of a job's life, on both engines."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from jobserver.errors import KeyReused
+from jobserver.job.lifecycle import TRANSITIONS, Transition
+from jobserver.job.model import (
+    Claimed,
+    Ended,
+    HandedBack,
+    LeaseLost,
+    Priority,
+    Progress,
+    Returned,
+    Snoozed,
+    Status,
+    bounded_error,
+)
+from jobserver.job.query import Selection
+from jobserver.store.engine import Database
+from jobserver.store.jobs import JobStore, Refusal, Settlement
+from jobserver.store.views import Views
+from tests.jobs import (
+    WORKER,
+    claimed,
+    delivery,
+    inserted,
+    job_in,
+    raised,
+    settled,
+    submission,
+    try_claim,
+)
+
+
+async def status_of(views: Views, job_id: UUID) -> Status:
+    job = await views.job(job_id)
+    assert job is not None
+    return job.status
+
+
+async def test_a_submitted_job_comes_back_as_it_was_sent(store: JobStore, views: Views) -> None:
+    payload = b'{"z":1,"a":[9007199254740993123,1.5,"\\u0000"],"b":"\xc3\xa9"}'
+    job = (await inserted(store, payload=payload, tags=("a", "b"), priority=Priority.HIGH)).job
+    found = await views.job(job.id)
+    assert found == job
+    assert found is not None
+    assert found.payload == payload
+    assert found.status is Status.QUEUED
+    assert (found.attempt, found.retry_count, found.crashes, found.fence) == (0, 0, 0, 0)
+
+
+async def test_a_delay_makes_a_scheduled_job_that_is_due_later(store: JobStore) -> None:
+    job = (await inserted(store, delay_seconds=60.0)).job
+    assert job.status is Status.SCHEDULED
+    assert job.run_at - job.created_at == timedelta(seconds=60)
+
+
+async def test_a_run_at_in_the_past_is_now(store: JobStore, database: Database) -> None:
+    job = (await inserted(store, run_at=database.clock.now() - timedelta(days=1))).job
+    assert job.status is Status.QUEUED
+    assert job.run_at == job.created_at
+
+
+async def test_a_repeated_insert_stores_nothing_twice(store: JobStore, views: Views) -> None:
+    jobs = [submission(), submission(idempotency_key="k", fingerprint=b"f")]
+    first = await store.insert([[job] for job in jobs])
+    again = await store.insert([[job] for job in jobs])
+    assert first == again
+    assert (await views.stats()).total == 2
+
+
+async def test_a_known_key_answers_with_the_first_job(store: JobStore, views: Views) -> None:
+    first = await inserted(store, idempotency_key="k", fingerprint=b"f")
+    second = await inserted(store, idempotency_key="k", fingerprint=b"f")
+    assert (first.created, second.created) == (True, False)
+    assert second.job.id == first.job.id
+    assert (await views.stats()).total == 1
+
+
+async def test_a_key_with_another_body_is_refused(store: JobStore, views: Views) -> None:
+    await inserted(store, idempotency_key="k", fingerprint=b"f")
+    [answer] = await store.insert([[submission(idempotency_key="k", fingerprint=b"g")]])
+    assert isinstance(answer, KeyReused)
+    assert (await views.stats()).total == 1
+
+
+async def test_keys_are_scoped_to_their_sender(store: JobStore) -> None:
+    first = await inserted(store, idempotency_key="k", fingerprint=b"f", scope="one")
+    second = await inserted(store, idempotency_key="k", fingerprint=b"f", scope="two")
+    assert first.job.id != second.job.id
+
+
+async def test_a_group_is_stored_whole_or_not_at_all(store: JobStore, views: Views) -> None:
+    await inserted(store, idempotency_key="k", fingerprint=b"f")
+    group = [submission(), submission(idempotency_key="new", fingerprint=b"n"), submission(idempotency_key="k")]
+    other = [submission()]
+    refused, stored = await store.insert([group, other])
+    assert isinstance(refused, KeyReused)
+    assert refused.index == 2
+    assert isinstance(stored, list)
+    assert (await views.stats()).total == 2
+    # The key that the refused group named first is free.
+    assert (await inserted(store, idempotency_key="new", fingerprint=b"x")).created
+
+
+async def test_a_key_freed_by_a_refused_group_goes_to_the_next_of_the_same_flush(store: JobStore) -> None:
+    await inserted(store, idempotency_key="k", fingerprint=b"f")
+    refused = [submission(idempotency_key="new", fingerprint=b"n"), submission(idempotency_key="k")]
+    waiting = [submission(idempotency_key="new", fingerprint=b"m")]
+    answers = await store.insert([refused, waiting])
+    assert isinstance(answers[0], KeyReused)
+    assert isinstance(answers[1], list)
+    assert answers[1][0].created
+
+
+async def test_the_same_key_twice_in_one_flush_is_one_job(store: JobStore, views: Views) -> None:
+    pair = [submission(idempotency_key="k", fingerprint=b"f") for _ in range(2)]
+    first, second = await store.insert([[job] for job in pair])
+    assert isinstance(first, list)
+    assert isinstance(second, list)
+    assert second[0].job.id == first[0].job.id
+    assert [first[0].created, second[0].created] == [True, False]
+    assert (await views.stats()).total == 1
+
+
+async def test_a_key_is_free_again_when_its_time_is_over_and_its_job_terminal(database: Database) -> None:
+    store = JobStore(database, idempotency_ttl_seconds=0.0)
+    running = await inserted(store, idempotency_key="k", fingerprint=b"f")
+    # Time is over, but the job is not terminal: still the same job.
+    assert not (await inserted(store, idempotency_key="k", fingerprint=b"f")).created
+    await store.cancel([running.job.id])
+    assert (await inserted(store, idempotency_key="k", fingerprint=b"g")).created
+
+
+async def test_concurrent_submits_of_a_key_make_one_job(store: JobStore, views: Views) -> None:
+    answers = await asyncio.gather(*(inserted(store, idempotency_key="k", fingerprint=b"f") for _ in range(20)))
+    assert sum(answer.created for answer in answers) == 1
+    assert len({answer.job.id for answer in answers}) == 1
+    assert (await views.stats()).total == 1
+
+
+async def test_a_claim_takes_the_job_under_a_new_fence(store: JobStore, views: Views) -> None:
+    job_id = await job_in(store, Status.QUEUED)
+    job = await claimed(store, job_id)
+    assert (job.fence, job.attempt) == (1, 1)
+    found = await views.job(job_id)
+    assert found is not None
+    assert (found.status, found.worker_id) == (Status.RUNNING, WORKER)
+    assert found.lease_expires_at is not None
+    assert found.started_at is not None
+    assert (found.lease_expires_at - found.started_at).total_seconds() == 15.0
+
+
+@pytest.mark.parametrize("twice", [1, 2])
+async def test_of_two_deliveries_one_is_claimed(store: JobStore, twice: int) -> None:
+    job_id = await job_in(store, Status.QUEUED)
+    answers = await store.claim(
+        [delivery(job_id, 0, f"{n}-1") for n in range(twice + 1)],
+        worker_id=WORKER,
+        token=uuid4(),
+        lease_seconds=15.0,
+    )
+    assert isinstance(answers[0], Claimed)
+    assert answers[1:] == [Refusal("held")] * twice
+
+
+async def test_the_claim_says_why_it_refused(store: JobStore, database: Database) -> None:
+    async def verdict(job_id: UUID, fence: int) -> str:
+        answer = await try_claim(store, job_id, fence)
+        assert isinstance(answer, Refusal)
+        return answer.verdict
+
+    assert await verdict(uuid4(), 0) == "gone"
+    assert await verdict(await job_in(store, Status.COMPLETED), 0) == "stale"
+    assert await verdict(await job_in(store, Status.QUEUED), 7) == "stale"
+    assert await verdict(await job_in(store, Status.SCHEDULED), 0) == "early"
+    assert await verdict(await job_in(store, Status.RUNNING), 0) == "held"
+    over = await job_in(store, Status.QUEUED)
+    await claimed(store, over, lease_seconds=-1.0)
+    assert await verdict(over, 0) == "over"
+    expired = await inserted(store, expires_at=database.clock.now() - timedelta(seconds=1))
+    assert await verdict(expired.job.id, 0) == "expired"
+    await store.set_paused("default", True)
+    assert await verdict(await job_in(store, Status.QUEUED), 0) == "paused"
+
+
+async def test_a_claim_whose_commit_was_not_confirmed_is_recognised(store: JobStore) -> None:
+    jobs = [await job_in(store, Status.QUEUED) for _ in range(2)]
+    token = uuid4()
+    deliveries = [delivery(job_id, 0) for job_id in jobs]
+    first = await store.claim(deliveries, worker_id=WORKER, token=token, lease_seconds=15.0)
+    again = await store.claim(deliveries, worker_id=WORKER, token=token, lease_seconds=15.0, repeated=True)
+    assert again == first
+    stranger = await store.claim(deliveries, worker_id=WORKER, token=uuid4(), lease_seconds=15.0, repeated=True)
+    assert [answer.verdict for answer in stranger if isinstance(answer, Refusal)] == ["held", "held"]
+
+
+async def test_a_stale_attempt_cannot_finish_a_job(store: JobStore, views: Views) -> None:
+    job_id = await job_in(store, Status.QUEUED)
+    zombie = await claimed(store, job_id, lease_seconds=-1.0)
+    lost = await store.find_lost(limit=10)
+    assert [each.job.id for each in lost] == [job_id]
+    reclaimed = await settled(store, lost[0].job, LeaseLost(bounded_error("LeaseLost", "gone")), lease_over=True)
+    assert reclaimed is not None
+    assert reclaimed.status is Status.RETRYING
+    assert await settled(store, zombie, Returned(b'"zombie"')) is None
+    assert await status_of(views, job_id) is Status.RETRYING
+    assert await store.extend_leases([(job_id, zombie.fence)], lease_seconds=15.0) == frozenset()
+
+
+async def test_a_valid_lease_cannot_be_reclaimed(store: JobStore) -> None:
+    job = await claimed(store, await job_in(store, Status.QUEUED))
+    lost = LeaseLost(bounded_error("LeaseLost", "gone"))
+    assert await settled(store, job, lost, lease_over=True) is None
+    assert await settled(store, job, Returned(b"1")) is not None
+
+
+async def test_a_settlement_whose_commit_was_not_confirmed_is_recognised(store: JobStore) -> None:
+    job = await claimed(store, await job_in(store, Status.QUEUED))
+    mine = Settlement(job.id, job.fence, Transition(status=Status.COMPLETED, ended=Ended.COMPLETED, result=b"1"))
+    [first] = await store.settle([mine])
+    [again] = await store.settle([mine], repeated=True)
+    assert first is not None
+    assert again is not None
+    assert (again.fence, again.status) == (first.fence, first.status)
+    # A reclaim's row of the same attempt is not mine.
+    other = await claimed(store, await job_in(store, Status.QUEUED), lease_seconds=-1.0)
+    await settled(store, other, LeaseLost(bounded_error("LeaseLost", "gone")), lease_over=True)
+    [answer] = await store.settle(
+        [Settlement(other.id, other.fence, Transition(status=Status.COMPLETED, ended=Ended.COMPLETED))],
+        repeated=True,
+    )
+    assert answer is None
+
+
+async def test_every_attempt_leaves_one_history_row(store: JobStore, views: Views) -> None:
+    job_id = await job_in(store, Status.QUEUED, max_retries=1)
+    await settled(store, await claimed(store, job_id), HandedBack())
+    await settled(store, await claimed(store, job_id, 2), Snoozed(0.0))
+    await settled(store, await claimed(store, job_id, 4), raised(after=0.0))
+    job = await claimed(store, job_id, 6)
+    running = await views.attempts(job_id)
+    assert running is not None
+    assert running[-1].outcome == "running"
+    assert running[-1].ended_at is None
+    await settled(store, job, raised())
+    history = await views.attempts(job_id)
+    assert history is not None
+    assert [(each.number, each.fence, each.outcome) for each in history] == [
+        (1, 1, "handed_back"),
+        (1, 3, "snoozed"),
+        (1, 5, "retrying"),
+        (2, 7, "failed"),
+    ]
+    assert history[-1].error is not None
+    assert history[-1].error.type == "ValueError"
+    found = await views.job(job_id)
+    assert found is not None
+    assert (found.attempt, found.retry_count, found.fence) == (2, 1, 8)
+
+
+async def test_only_the_newest_hundred_attempts_are_kept(store: JobStore, views: Views) -> None:
+    job_id = await job_in(store, Status.QUEUED)
+    for fence in range(0, 210, 2):
+        await settled(store, await claimed(store, job_id, fence), HandedBack())
+    history = await views.attempts(job_id)
+    assert history is not None
+    assert len(history) == 100
+    assert history[-1].fence == 209
+
+
+async def test_a_cancel_requested_in_between_wins_over_everything_but_completed(store: JobStore, views: Views) -> None:
+    for outcome, expected in (
+        (Returned(b"1"), Status.COMPLETED),
+        (raised(), Status.CANCELED),
+        (Snoozed(5.0), Status.CANCELED),
+        (HandedBack(), Status.CANCELED),
+    ):
+        job = await claimed(store, await job_in(store, Status.QUEUED))
+        [asked] = await store.cancel([job.id])
+        assert (asked.status, asked.worker_id) == (Status.RUNNING, WORKER)
+        assert await store.cancel_requests(WORKER) == [(job.id, job.fence)]
+        moved = await settled(store, job, outcome)
+        assert moved is not None
+        assert moved.status is expected
+        found = await views.job(job.id)
+        assert found is not None
+        assert found.finished_at is not None
+
+
+async def test_a_replay_starts_over_and_keeps_history_and_fence(store: JobStore, views: Views) -> None:
+    job_id = await job_in(store, Status.FAILED)
+    [again] = await store.replay([job_id], failed_only=True)
+    assert again.fence == 3
+    job = await views.job(job_id)
+    assert job is not None
+    assert (job.status, job.attempt, job.retry_count, job.crashes) == (Status.QUEUED, 0, 0, 0)
+    assert job.error is None
+    assert job.finished_at is None
+    history = await views.attempts(job_id)
+    assert history is not None
+    assert len(history) == 1
+    # The worker of before names a fence that is gone for good.
+    assert isinstance(await try_claim(store, job_id, 1), Refusal)
+    assert (await claimed(store, job_id, 3)).attempt == 1
+
+
+async def test_progress_is_stored_for_the_holder_only(store: JobStore, views: Views) -> None:
+    job = await claimed(store, await job_in(store, Status.QUEUED))
+    await store.save_progress([(job.id, job.fence, Progress(50.0, "half"))])
+    await store.save_progress([(job.id, job.fence - 1, Progress(99.0, "zombie"))])
+    found = await views.job(job.id)
+    assert found is not None
+    assert found.progress == Progress(50.0, "half")
+
+
+async def test_expiry_fails_waiting_jobs(store: JobStore, views: Views, database: Database) -> None:
+    past = database.clock.now() - timedelta(seconds=1)
+    waiting = await inserted(store, expires_at=past)
+    fresh = await inserted(store, expires_at=past + timedelta(hours=1))
+    moved = await store.expire(limit=10)
+    assert [each.job_id for each in moved] == [waiting.job.id]
+    job = await views.job(waiting.job.id)
+    assert job is not None
+    assert job.error is not None
+    assert (job.status, job.error.type, job.fence) == (Status.FAILED, "Expired", 1)
+    assert await status_of(views, fresh.job.id) is Status.QUEUED
+
+
+async def test_selections_name_failed_jobs_only(store: JobStore) -> None:
+    failed = [await job_in(store, Status.FAILED, type="a", queue="q") for _ in range(3)]
+    other = await job_in(store, Status.FAILED, type="b")
+    await job_in(store, Status.CANCELED, type="a", queue="q")
+    assert await store.select_failed(Selection(type="a"), limit=10) == failed
+    assert await store.select_failed(Selection(queue="q"), limit=2) == failed[:2]
+    assert await store.select_failed(Selection(ids=(other, uuid4())), limit=10) == [other]
+    assert await store.select_failed(Selection(all=True), limit=10) == [*failed, other]
+
+
+async def test_a_deleted_job_takes_its_history_and_key_with_it(store: JobStore, views: Views) -> None:
+    job_id = await job_in(store, Status.FAILED, idempotency_key="k", fingerprint=b"f")
+    assert await store.delete_failed([job_id]) == [job_id]
+    assert await views.job(job_id) is None
+    assert await views.attempts(job_id) is None
+    assert (await inserted(store, idempotency_key="k", fingerprint=b"other")).created
+    completed = await job_in(store, Status.COMPLETED)
+    assert await store.delete_failed([completed]) == []
+
+
+async def test_pruning_deletes_only_what_is_old_and_terminal(store: JobStore, views: Views) -> None:
+    kept = [await job_in(store, status) for status in Status if status is not Status.COMPLETED]
+    gone = [await job_in(store, Status.COMPLETED) for _ in range(3)]
+    assert await store.prune(Status.COMPLETED, older_than_seconds=3600.0, limit=10) == 0
+    assert await store.prune(Status.COMPLETED, older_than_seconds=-1.0, limit=2) == 2
+    assert await store.prune(Status.COMPLETED, older_than_seconds=-1.0, limit=2) == 1
+    for job_id in kept:
+        assert await views.job(job_id) is not None
+    for job_id in gone:
+        assert await views.job(job_id) is None
+
+
+async def test_counts_follow_every_transition_and_need_no_scan(store: JobStore, views: Views) -> None:
+    for status in Status:
+        for _ in range(2):
+            await job_in(store, status)
+    await job_in(store, Status.QUEUED, queue="other")
+    before = await views.stats()
+    assert before.by_status == {status: 2 + (status is Status.QUEUED) for status in Status}
+    while await store.fold_counts(limit=7):
+        pass
+    assert await views.stats() == before
+    await store.prune(Status.COMPLETED, older_than_seconds=-1.0, limit=10)
+    assert (await views.stats()).by_status[Status.COMPLETED] == 0
+
+
+async def test_overtaken_jobs_are_found_once_and_in_order(store: JobStore, database: Database) -> None:
+    lost = [await job_in(store, Status.QUEUED) for _ in range(5)]
+    later = await job_in(store, Status.SCHEDULED)
+    mark = database.clock.now() + timedelta(seconds=1)
+    streams = [("default", Priority.NORMAL, mark)]
+    found = await store.bump_overtaken(streams, limit=3)
+    assert [each.job_id for each in found] == lost[:3]
+    assert later not in [each.job_id for each in found]
+    cut = [("default", Priority.NORMAL, found[0].available_at - timedelta(microseconds=1))]
+    rest = await store.bump_overtaken(cut, limit=10)
+    assert [each.job_id for each in rest] == lost[3:]
+    assert await store.bump_overtaken(cut, limit=10) == []
+
+
+async def test_the_near_horizon_shows_waiting_jobs_of_a_window(store: JobStore, database: Database) -> None:
+    await job_in(store, Status.QUEUED)
+    soon = (await inserted(store, delay_seconds=60.0)).job
+    await inserted(store, delay_seconds=3600.0)
+    now = database.clock.now()
+    found = await store.near_horizon(
+        [("default", Priority.NORMAL)], after=now, until=now + timedelta(minutes=10), limit=10
+    )
+    assert [(each.job_id, each.available_at) for each in found] == [(soon.id, soon.run_at)]
+
+
+async def test_concurrent_batches_in_any_order_do_not_deadlock(store: JobStore, views: Views) -> None:
+    jobs = [submission() for _ in range(60)]
+    await store.insert([[job] for job in jobs])
+
+    async def claim_shuffled(seed: int) -> list[Claimed]:
+        shuffled = list(jobs)
+        random.Random(seed).shuffle(shuffled)
+        answers = await store.claim(
+            [delivery(job.id, 0) for job in shuffled],
+            worker_id=f"worker-{seed}",
+            token=uuid4(),
+            lease_seconds=15.0,
+        )
+        return [answer for answer in answers if isinstance(answer, Claimed)]
+
+    for _ in range(5):
+        won = await asyncio.gather(*(claim_shuffled(seed) for seed in range(4)))
+        assert sum(map(len, won)) in (60, 0)
+    assert (await views.stats()).by_status[Status.RUNNING] == 60
+
+
+@pytest.mark.parametrize("start", list(Status))
+async def test_sql_permits_exactly_the_transitions_that_are_drawn(
+    store: JobStore, views: Views, start: Status, database: Database
+) -> None:
+    """Every way to write, tried on a job in each status: what moves it must be drawn, and what is drawn must move."""
+    moves: set[tuple[Status, Status]] = set()
+    past = database.clock.now() - timedelta(seconds=1)
+
+    async def fresh() -> tuple[UUID, int]:
+        # Due already, so that every waiting status can be claimed.
+        if start is Status.SCHEDULED:
+            job_id = await job_in(store, Status.QUEUED)
+            await settled(store, await claimed(store, job_id), Snoozed(0.0))
+        elif start is Status.RETRYING:
+            job_id = await job_in(store, Status.QUEUED)
+            await settled(store, await claimed(store, job_id), raised(after=0.0))
+        else:
+            job_id = await job_in(store, start)
+        job = await views.job(job_id)
+        assert job is not None
+        assert job.status is start
+        return job_id, job.fence
+
+    async def note(job_id: UUID, fence: int) -> None:
+        job = await views.job(job_id)
+        assert job is not None
+        assert job.fence == fence + (job.status is not start)
+        if job.status is not start:
+            moves.add((start, job.status))
+
+    job_id, fence = await fresh()
+    await try_claim(store, job_id, fence)
+    await note(job_id, fence)
+    for target in Status:
+        if target is Status.RUNNING:
+            continue
+        job_id, fence = await fresh()
+        transition = Transition(status=target, ended=Ended.FAILED)
+        await store.settle([Settlement(job_id, fence, transition)])
+        await note(job_id, fence)
+        job_id, fence = await fresh()
+        await store.settle([Settlement(job_id, fence + 1, transition), Settlement(job_id, fence - 1, transition)])
+        await note(job_id, fence)
+    job_id, fence = await fresh()
+    await store.cancel([job_id])
+    await note(job_id, fence)
+    job_id, fence = await fresh()
+    await store.replay([job_id], failed_only=False)
+    await note(job_id, fence)
+    expiring = await job_in(store, start, expires_at=past) if start in {Status.QUEUED, Status.SCHEDULED} else None
+    if expiring is not None:
+        await store.expire(limit=10)
+        assert await status_of(views, expiring) is Status.FAILED
+        moves.add((start, Status.FAILED))
+    elif start is Status.RETRYING:
+        job = await inserted(store, expires_at=database.clock.now() + timedelta(seconds=0.2))
+        await settled(store, await claimed(store, job.job.id), raised(after=0.0))
+        async with asyncio.timeout(10):
+            while not await store.expire(limit=10):
+                pass
+        moves.add((start, Status.FAILED))
+    else:
+        assert await store.expire(limit=10) == []
+    assert moves == {(before, after) for before, after in TRANSITIONS if before is start}
