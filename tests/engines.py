@@ -120,10 +120,14 @@ class _Server:
     def pause(self) -> None:
         """Stop the whole tree in its tracks: connections stay open and nothing answers."""
         # The first process first, so that it starts no other meanwhile.
-        self._signal_tree(signal.SIGSTOP)
+        _suspend(psutil.Process(self.pid))
+        for process in self._tree()[1:]:
+            _suspend(process)
 
     def resume(self) -> None:
-        self._signal_tree(signal.SIGCONT)
+        for process in self._tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def _prepare(self) -> None:
         """Make what the server needs in its folder before it starts."""
@@ -175,10 +179,13 @@ class _Server:
             time.sleep(POLL_SECONDS)
 
     def _end(self, by: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            # What a test left paused could not end.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.resume()
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(by)
-            process.send_signal(signal.SIGCONT)
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -192,12 +199,6 @@ class _Server:
     def _tree(self) -> list[psutil.Process]:
         first = psutil.Process(self.pid)
         return [first, *first.children(recursive=True)]
-
-    def _signal_tree(self, number: signal.Signals) -> None:
-        psutil.Process(self.pid).send_signal(number)
-        for process in self._tree()[1:]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
 
 
 class PostgresServer(_Server):
@@ -489,6 +490,17 @@ def _open_to_everyone(program: Path) -> bool:
     return all(path.stat().st_mode & 0o005 == 0o005 for path in read) and all(
         folder.stat().st_mode & 0o001 for folder in program.resolve().parents
     )
+
+
+def _suspend(process: psutil.Process) -> None:
+    # A process that runs on another core goes on for a moment after the signal.
+    deadline = time.monotonic() + STOP_SECONDS
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.suspend()
+        while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            if time.monotonic() > deadline:
+                raise EngineError(f"process {process.pid} does not pause")
+            time.sleep(POLL_SECONDS)
 
 
 def _guard(pid: int, folder: Path) -> subprocess.Popen[bytes]:

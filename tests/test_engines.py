@@ -51,6 +51,7 @@ def test_postgres_commits_synchronously_and_keeps_what_it_committed_before_a_cra
         assert server.pid != before
         assert server.execute("SELECT note FROM notes") == "7"
         folder, processes = server.folder, _tree(server.pid)
+        server.pause()
     assert not folder.exists()
     assert psutil.wait_procs(processes, timeout=10)[1] == []
 

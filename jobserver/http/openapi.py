@@ -92,6 +92,24 @@ EXAMPLES: Final[Mapping[str, Json]] = {
     },
 }
 
+# What holds between the fields of a body, which their types cannot say. The routes check it.
+RULES: Final[Mapping[str, Json]] = {
+    "SubmitBody": {
+        "not": {
+            "required": ["delay", "run_at"],
+            "properties": {"delay": {"type": "number"}, "run_at": {"type": "string"}},
+        }
+    },
+    "ReplayBody": {
+        "anyOf": [
+            {"required": ["type"], "properties": {"type": {"type": "string"}}},
+            {"required": ["queue"], "properties": {"queue": {"type": "string"}}},
+            {"required": ["ids"], "properties": {"ids": {"type": "array"}}},
+            {"required": ["all"], "properties": {"all": {"const": True}}},
+        ]
+    },
+}
+
 _REF: Final = "#/components/schemas/{name}"
 _PROBLEM_HEADERS: Final[Mapping[int, Header]] = {
     503: Header("Retry-After", "Seconds to wait before the next try.", {"type": "integer"}),
@@ -109,6 +127,8 @@ def document(operations: Sequence[Operation]) -> Json:
         schemas.pop(name, None)
     for name, example in EXAMPLES.items():
         schemas[name]["examples"] = [example]
+    for name, rule in RULES.items():
+        schemas[name].update(rule)
     paths: dict[str, Json] = {}
     for declared in operations:
         entry = _operation(declared, properties.get(declared.query, {}))
@@ -118,7 +138,7 @@ def document(operations: Sequence[Operation]) -> Json:
     found: Json = {
         "openapi": "3.1.0",
         "info": {"title": "jobserver", "version": __version__, "description": DESCRIPTION},
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "/", "description": "This server."}],
         "tags": [{"name": tag} for tag in tags],
         "paths": paths,
         "components": {

@@ -28,7 +28,18 @@ class CancelReason(enum.IntEnum):
 class Running:
     """An attempt from its claim to its outcome. `cancel` may be called at any time, and more than once."""
 
-    __slots__ = ("_ended", "_grace_seconds", "_loop", "_stop", "_timer", "job", "over", "requested", "started", "timed_out")
+    __slots__ = (
+        "_ended",
+        "_grace_seconds",
+        "_loop",
+        "_stop",
+        "_timer",
+        "job",
+        "over",
+        "requested",
+        "started",
+        "timed_out",
+    )
 
     def __init__(self, job: Claimed) -> None:
         self.job = job
@@ -36,7 +47,7 @@ class Running:
         self.timed_out = False
         self.started = False
         self.over = False
-        self._stop: Callable[[], None] | None = None
+        self._stop: Callable[[], object] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[Outcome | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -44,15 +55,13 @@ class Running:
 
     def cancel(self, reason: CancelReason) -> None:
         """Ask the attempt to end. What it ends in is for `Executor.run` to say."""
-        if reason is CancelReason.SHUTDOWN and self.timed_out:
-            self._give_up_after(min(self._grace_seconds, SHUTDOWN_GRACE_SECONDS))
-            return
-        first = not self.is_stopping()
-        if self.requested is None or reason > self.requested:
-            self.requested = reason
-        if first:
-            self._ask()
-        if reason is CancelReason.SHUTDOWN:
+        if reason is not CancelReason.SHUTDOWN or not self.timed_out:
+            first = not self.is_stopping()
+            if self.requested is None or reason > self.requested:
+                self.requested = reason
+            if first:
+                self._ask()
+        if reason is CancelReason.SHUTDOWN and math.isfinite(self._grace_seconds):
             self._give_up_after(min(self._grace_seconds, SHUTDOWN_GRACE_SECONDS))
 
     def time_out(self) -> None:
@@ -73,12 +82,12 @@ class Running:
             return HandedBack()
         return timeout(self.job) if self.timed_out else None
 
-    def stop_with(self, stop: Callable[[], None] | None) -> None:
+    def stop_with(self, stop: Callable[[], object] | None) -> None:
         """How to ask: called once, and only after this."""
         self._stop = stop
 
     def begin(self, loop: asyncio.AbstractEventLoop, *, grace_seconds: float) -> None:
-        """The handler starts now: so does its clock."""
+        """The handler starts now: so does its clock. An infinite grace: it is never given up."""
         self.started = True
         self._loop = loop
         self._grace_seconds = grace_seconds

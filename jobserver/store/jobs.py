@@ -88,6 +88,7 @@ class Available(msgspec.Struct, frozen=True):
     queue: str
     priority: Priority
     available_at: datetime
+    type: str = ""
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -446,20 +447,19 @@ class JobStore:
     async def replay(self, ids: Sequence[UUID], *, failed_only: bool) -> list[Available]:
         """Queue failed (and canceled, unless `failed_only`) jobs again; returns those that were."""
         rows = await _without_deadlock(lambda: self.database.fetch("replay", ids=sorted(ids), failed_only=failed_only))
-        return [self._available(row, "due_at") for row in rows]
+        return [msgspec.structs.replace(self._available(row, "due_at"), type=row["type"]) for row in rows]
 
     async def select_failed(self, selection: Selection, *, limit: int) -> list[UUID]:
         """The failed jobs that a selection names, oldest failure first."""
         async with self.database.read() as session:
-            rows = await session.fetch(
-                "select_failed",
-                type=selection.type,
-                queue=selection.queue,
-                ids=list(selection.ids),
-                by_ids=bool(selection.ids),
-                max_rows=limit,
-            )
+            rows = await session.fetch("select_failed", **_selected(selection), max_rows=limit)
         return [self.database.uuid(row["id"]) for row in rows]
+
+    async def count_failed(self, selection: Selection) -> int:
+        """How many failed jobs a selection names."""
+        async with self.database.read() as session:
+            [row] = await session.fetch("count_failed", **_selected(selection))
+        return int(row["n"])
 
     async def delete_failed(self, ids: Sequence[UUID]) -> list[UUID]:
         """Delete failed jobs with their history and keys; returns those that are gone."""
@@ -625,6 +625,15 @@ def _moved(database: Database, row: Row, ended: Ended | None = None) -> Moved:
         due_at=database.moment(row["due_at"]),
         ended=Ended(row["ended"]) if ended is None else ended,
     )
+
+
+def _selected(selection: Selection) -> dict[str, Any]:
+    return {
+        "type": selection.type,
+        "queue": selection.queue,
+        "ids": list(selection.ids),
+        "by_ids": bool(selection.ids),
+    }
 
 
 async def _forget(session: Session, gone: Sequence[UUID]) -> None:

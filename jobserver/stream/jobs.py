@@ -23,7 +23,6 @@ Stream = tuple[str, Priority]
 
 DLQ_MAXLEN: Final = 10_000
 CHUNK: Final = 1_000
-MAX_OPERATIONS: Final = 5_000
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -45,10 +44,9 @@ class Dead(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call does, frees first: acknowledge, drop from delayed sets, then add, delay, dead-letter."""
+    """What one call does, frees first: acknowledge, then add, delay, dead-letter."""
 
     acks: Sequence[Delivery] = ()
-    drops: Sequence[Message] = ()
     adds: Sequence[Message] = ()
     delays: Sequence[Message] = ()
     dead: Sequence[Dead] = ()
@@ -76,8 +74,8 @@ class JobStream:
         self._client = client
         self.keys = Keys(prefix)
 
-    async def apply(self, batch: Batch) -> None:
-        """One call for a whole batch. Raises StreamUnavailable when an addition failed too (memory full)."""
+    async def apply(self, batch: Batch) -> str | None:
+        """One call for a whole batch. Returns why additions failed (memory full), None when all went well."""
         keys: dict[str, int] = {}
         args: list[Any] = [GROUP]
 
@@ -91,8 +89,6 @@ class JobStream:
             for start in range(0, len(ids), CHUNK):
                 chunk = ids[start : start + CHUNK]
                 args += ("ack", number(key), len(chunk), *chunk)
-        for message in batch.drops:
-            args += ("drop", number(self.keys.delayed(message.queue, message.priority)), 1, _member(message))
         for message in batch.adds:
             args += ("add", number(self.keys.jobs(message.queue, message.priority)), _text(message))
         for message in batch.delays:
@@ -101,10 +97,9 @@ class JobStream:
         for dead in batch.dead:
             args += ("dead", number(self.keys.dlq), DLQ_MAXLEN, str(dead.job_id), dead.fence, dead.type)
         if len(args) == 1:
-            return
+            return None
         failed, why = await self._client.script("apply", list(keys), args)
-        if failed:
-            raise StreamUnavailable(f"{failed} additions failed: {why.decode(errors='replace')}")
+        return f"{failed} additions failed: {why.decode(errors='replace')}" if failed else None
 
     async def fetch(self, streams: Sequence[Stream], consumer: str, count: int) -> Fetched:
         """At most `count` new messages, in the order of the streams, without waiting."""

@@ -161,14 +161,14 @@ async def test_a_stale_pid_file_harms_nobody(data_dir: Path, bystander: subproce
     async with EmbeddedEngines(data_dir):
         pass
     (data_dir / "valkey" / "pid").write_text(f"{bystander.pid}\n")
-    with _flocked(data_dir / "valkey" / "lock"):
-        # Held by somebody whom the pid file does not name: found out, and given up, without ending anybody.
-        with (
-            mock.patch.multiple(valkey_module, _TERM_SECONDS=0.1, _KILL_SECONDS=0.1),
-            pytest.raises(ConfigurationError, match="end it first"),
-        ):
-            async with EmbeddedEngines(data_dir):
-                raise AssertionError("two servers on one folder")
+    # Held by somebody whom the pid file does not name: found out, and given up, without ending anybody.
+    with (
+        _flocked(data_dir / "valkey" / "lock"),
+        mock.patch.multiple(valkey_module, _TERM_SECONDS=0.1, _KILL_SECONDS=0.1),
+        pytest.raises(ConfigurationError, match="end it first"),
+    ):
+        async with EmbeddedEngines(data_dir):
+            raise AssertionError("two servers on one folder")
     async with EmbeddedEngines(data_dir):
         assert bystander.poll() is None
 

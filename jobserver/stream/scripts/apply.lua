@@ -1,7 +1,6 @@
 -- KEYS: the keys that the operations name by their number
 -- ARGV: group, then operations, each with its own count of arguments:
 --       ack   key count entry...           acknowledge and delete entries of a job stream
---       drop  key count member...          remove members of a delayed set
 --       add   key message                  append a message to a job stream
 --       delay key score member             put a member into a delayed set
 --       dead  key maxlen id fence type     append to the capped feed of dead letters
@@ -23,15 +22,11 @@ end
 while at <= #ARGV do
     local op = ARGV[at]
     local key = KEYS[tonumber(ARGV[at + 1])]
-    if op == 'ack' or op == 'drop' then
+    if op == 'ack' then
         local count = tonumber(ARGV[at + 2])
         -- unpack holds some 8,000 values: the caller sends at most 1,000 in one operation.
-        if op == 'ack' then
-            redis.pcall('XACK', key, group, unpack(ARGV, at + 3, at + 2 + count))
-            redis.pcall('XDEL', key, unpack(ARGV, at + 3, at + 2 + count))
-        else
-            redis.pcall('ZREM', key, unpack(ARGV, at + 3, at + 2 + count))
-        end
+        redis.pcall('XACK', key, group, unpack(ARGV, at + 3, at + 2 + count))
+        redis.pcall('XDEL', key, unpack(ARGV, at + 3, at + 2 + count))
         at = at + 3 + count
     elseif op == 'add' then
         add('XADD', key, '*', 'm', ARGV[at + 2])

@@ -1,0 +1,32 @@
+# `just` lists everything. Needs `pip install -e '.[dev]'`.
+
+[private]
+default:
+    @just --list --unsorted
+
+# run the server with the embedded engines; options of `jobserver serve` may follow
+serve *options:
+    jobserver serve {{options}}
+
+# run the tests; options of pytest may follow
+test *options:
+    pytest {{options}}
+
+# everything that must hold before a commit: lint, types, tests
+check: lint types
+    pytest -q
+
+# format the code and apply safe fixes
+fmt:
+    ruff check --fix .
+    ruff format .
+
+# style, formatting and the direction of imports
+lint:
+    ruff check .
+    ruff format --check .
+    lint-imports
+
+# check the types
+types:
+    mypy

@@ -1,0 +1,148 @@
+"""Batcher: group commit. What arrives while a flush is under way goes out together with the next one.
+
+No timer and no latency added when idle; a bounded queue; a caller that goes away cancels nothing; one bad item
+is found by halving, and only its own caller sees the error. Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from jobserver.errors import Overloaded, Unavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+Flush = Callable[[Sequence[Item]], Awaitable[Sequence["Answer | Exception"]]]
+Observe = Callable[[str, int, float], None]
+
+
+def _one(_: Any) -> int:
+    return 1
+
+
+class Batcher(Generic[Item, Answer]):
+    """Owns its flights: tasks that flush. `flush` answers in the order of its items; an exception among the
+    answers is raised to that item's caller alone. `weigh` counts an item against `max_weight` of a flush.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        flush: Flush[Item, Answer],
+        *,
+        flights: int = 1,
+        max_weight: int = 500,
+        max_waiting: int = 10_000,
+        weigh: Callable[[Item], int] = _one,
+        observe: Observe | None = None,
+    ) -> None:
+        self.name = name
+        self._flush = flush
+        self._flights = flights
+        self._max_weight = max_weight
+        self._max_waiting = max_waiting
+        self._weigh = weigh
+        self._observe = observe
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._fly(), name=f"batcher {self.name} {number}") for number in range(self._flights)
+        ]
+
+    async def close(self, *, within_seconds: float = 10.0) -> None:
+        """Flush what is waiting and stop. What is not flushed in time gets Overloaded."""
+        self._closing = True
+        self._arrived.set()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=within_seconds)
+            for task in late:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._fail(self._waiting, Overloaded(f"the server stops before {self.name} was written"))
+        self._waiting.clear()
+
+    @property
+    def waiting(self) -> int:
+        """Items that no flight has taken yet."""
+        return len(self._waiting)
+
+    async def submit(self, item: Item) -> Answer:
+        """Return when the flush that carried the item has committed. Raises Overloaded when the queue is full."""
+        return await self.put(item)
+
+    def put(self, item: Item) -> asyncio.Future[Answer]:
+        """Queue an item; the future is its answer. Raises Overloaded."""
+        if self._closing or len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"too many waiting for {self.name}")
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._arrived.set()
+        return future
+
+    async def _fly(self) -> None:
+        while True:
+            while not self._waiting:
+                if self._closing:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = self._take()
+            started = time.perf_counter()
+            try:
+                await self._carry(batch)
+            except BaseException:
+                self._fail(batch, Overloaded(f"the server stops while {self.name} is written"))
+                raise
+            if self._observe is not None:
+                self._observe(self.name, len(batch), time.perf_counter() - started)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        weight = 0
+        while self._waiting:
+            weight += self._weigh(self._waiting[0][0])
+            if batch and weight > self._max_weight:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _carry(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            answers = await self._flush([item for item, _ in batch])
+        except Unavailable as error:
+            self._fail(batch, error)
+            return
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch, error)
+                return
+            middle = len(batch) // 2
+            await self._carry(batch[:middle])
+            await self._carry(batch[middle:])
+            return
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+    @staticmethod
+    def _fail(batch: Sequence[tuple[Item, asyncio.Future[Answer]]] | deque[Any], error: Exception) -> None:
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(error)
+                # A caller that went away leaves nobody to retrieve it.
+                future.exception()

@@ -1,0 +1,283 @@
+"""Consume: fetch -> claim -> hand to a free consumer -> execute -> finish.
+
+One fetcher a process reads at most as many messages as consumers are free; N consumers run attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from jobserver.errors import DatabaseUnavailable, StreamUnavailable, Unavailable
+from jobserver.job.model import Claimed, Delivery, HandedBack, Outcome, Priority
+from jobserver.job.times import instant_us
+from jobserver.pipeline.batch import Batcher, Observe
+from jobserver.pipeline.deliver import Deliveries
+from jobserver.pipeline.execute import Executor
+from jobserver.pipeline.finish import Finisher
+from jobserver.pipeline.held import Held, Holdings
+from jobserver.pipeline.known import Queues
+from jobserver.pipeline.running import CancelReason
+from jobserver.store.jobs import JobStore, Refusal
+from jobserver.stream.jobs import JobStream, Message, Stream
+from jobserver.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+_REPEATS_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
+_RECONNECT_SECONDS: Final = 0.25
+_MAX_FETCH: Final = 500
+_MAX_STREAMS: Final = 3_000
+
+
+def fetch_order(turn: int, queues: Sequence[str]) -> list[Stream]:
+    """The streams of a fetch, first ones first: high before normal before low, queues rotating within a level.
+
+    Of 20 fetches 3 start at normal and 1 at low, so that nothing starves.
+    """
+    within = turn % 20
+    levels = [Priority.HIGH, Priority.NORMAL, Priority.LOW]
+    if within == 19:
+        levels = [Priority.LOW, Priority.HIGH, Priority.NORMAL]
+    elif within in {4, 9, 14}:
+        levels = [Priority.NORMAL, Priority.HIGH, Priority.LOW]
+    start = turn % len(queues) if queues else 0
+    rotated = [*queues[start:], *queues[:start]]
+    return [(queue, level) for level in levels for queue in rotated]
+
+
+class ConsumeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    workers: int
+    worker_id: str
+    lease_seconds: float
+
+
+class Consumers:
+    """Owns the fetcher, the consumers and the batcher of claims."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        stream: JobStream,
+        deliveries: Deliveries,
+        executor: Executor,
+        finisher: Finisher,
+        holdings: Holdings,
+        queues: Queues,
+        options: ConsumeOptions,
+        telemetry: Telemetry,
+        *,
+        on_wiped: Callable[[], None] = lambda: None,
+        observe: Observe | None = None,
+    ) -> None:
+        self._store = store
+        self._stream = stream
+        self._deliveries = deliveries
+        self._executor = executor
+        self._finisher = finisher
+        self._holdings = holdings
+        self._queues = queues
+        self._options = options
+        self._telemetry = telemetry
+        self.on_wiped = on_wiped
+        self.claims: Batcher[Delivery, Claimed | Refusal] = Batcher(
+            "claim", self._flush_claims, flights=1 if store.database.sqlite else 2, observe=observe
+        )
+        # Slots without a job, without one being claimed for them, and without one waiting for them.
+        self.free = options.workers
+        self._ready: asyncio.Queue[Held] = asyncio.Queue()
+        self._freed = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._turn = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._fetcher: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self.claims.start()
+        self._tasks = [
+            asyncio.create_task(self._consume(), name=f"consumer {number}") for number in range(self._options.workers)
+        ]
+        if self._options.workers:
+            self._fetcher = asyncio.create_task(self._fetch(), name="fetcher")
+
+    @property
+    def busy(self) -> int:
+        return self._options.workers - self.free
+
+    async def drain(self, *, within_seconds: float) -> None:
+        """Stop fetching, hand back what was not started, wait for what runs, then cancel and hand back the rest."""
+        self._draining.set()
+        self._freed.set()
+        if self._fetcher is not None:
+            # Not cancelled: the message of a blocked read may be ours already. Its block is short.
+            await self._fetcher
+        await self.claims.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_seconds):
+                await self._empty.wait()
+        for held in self._holdings:
+            held.running.cancel(CancelReason.SHUTDOWN)
+        await self._empty.wait()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._fetcher is not None:
+            self._fetcher.cancel()
+            await asyncio.gather(self._fetcher, return_exceptions=True)
+        await self.claims.close(within_seconds=0.1)
+
+    def take(self, deliveries: Iterable[Delivery]) -> None:
+        """Claim messages that are in our hands, whoever fetched them."""
+        for delivery in deliveries:
+            if self._draining.is_set():
+                return  # they stay pending: another process reclaims them
+            self._occupy()
+            try:
+                future = self.claims.put(delivery)
+            except Unavailable:
+                self._release()
+                return
+            future.add_done_callback(functools.partial(self._claimed, delivery))
+
+    # fetch
+
+    async def _fetch(self) -> None:
+        while not self._draining.is_set():
+            if self.free <= 0:
+                self._freed.clear()
+                await self._freed.wait()
+                continue
+            try:
+                await self._fetch_once()
+            except StreamUnavailable as error:
+                self._telemetry.warn("fetch_failed", error=str(error))
+                await self._pause(_RECONNECT_SECONDS)
+            except Exception:
+                logger.exception("fetch_failed")
+                await self._pause(_RECONNECT_SECONDS)
+
+    async def _fetch_once(self) -> None:
+        streams = fetch_order(self._turn, self._queues.served())[:_MAX_STREAMS]
+        if not streams:
+            await self._pause(_RECONNECT_SECONDS)
+            return
+        self._turn += 1
+        count = min(self.free, _MAX_FETCH)
+        worker_id = self._options.worker_id
+        fetched = await self._stream.fetch(streams, worker_id, count)
+        if not fetched.deliveries and not fetched.made_group:
+            # Nothing there: wait for the first message of any stream.
+            fetched = await self._stream.wait(streams, worker_id, max(1, count // len(streams)))
+        if fetched.made_group:
+            self.on_wiped()
+        self.take(fetched.deliveries)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._draining.wait()
+
+    # claim
+
+    async def _flush_claims(self, deliveries: Sequence[Delivery]) -> Sequence[Claimed | Refusal]:
+        token = uuid4()
+        repeats = 0
+        while True:
+            try:
+                return await self._store.claim(
+                    deliveries,
+                    worker_id=self._options.worker_id,
+                    token=token,
+                    lease_seconds=self._options.lease_seconds,
+                    repeated=repeats > 0,
+                )
+            except DatabaseUnavailable as error:
+                if self._draining.is_set():
+                    raise
+                if repeats == 0:
+                    self._telemetry.warn("claim_waits_for_database", jobs=len(deliveries), error=str(error))
+                await asyncio.sleep(_REPEATS_SECONDS[min(repeats, len(_REPEATS_SECONDS) - 1)])
+                repeats += 1
+
+    def _claimed(self, delivery: Delivery, future: asyncio.Future[Claimed | Refusal]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            # Not claimed as far as we know: the message stays pending.
+            self._release()
+            return
+        answer = future.result()
+        if isinstance(answer, Claimed):
+            held = Held(answer, delivery)
+            self._holdings.add(held)
+            self._telemetry.claimed(answer)
+            self._ready.put_nowait(held)
+            return
+        self._release()
+        self._refused(delivery, answer)
+
+    def _refused(self, delivery: Delivery, refusal: Refusal) -> None:
+        """What becomes of a message whose claim did not win."""
+        if refusal.verdict in {"gone", "stale", "expired", "paused"}:
+            # Expired ones are failed by upkeep; a resume publishes its queue again.
+            self._deliveries.acknowledge([delivery])
+        elif refusal.verdict == "early" and refusal.due_at is not None:
+            queue, priority = delivery.stream
+            self._deliveries.acknowledge([delivery])
+            self._deliveries.publish(
+                [Message(delivery.job_id, delivery.fence, queue, priority, instant_us(refusal.due_at))]
+            )
+        elif refusal.verdict == "again":
+            self.take([delivery])
+        elif refusal.verdict == "held":
+            held = self._holdings.get(delivery.job_id)
+            if held is not None and held.delivery.entry_id != delivery.entry_id:
+                self._deliveries.acknowledge([delivery])
+        # Else somebody runs it, or its lease is over and upkeep reclaims it: the message stays pending.
+
+    # execute and finish
+
+    async def _consume(self) -> None:
+        while True:
+            held = await self._ready.get()
+            try:
+                await self._run(held)
+            except Unavailable as error:
+                # Only at a stop without the database: the lease will end, and another process takes the job.
+                logger.error("end_not_written", extra={"job_id": str(held.job.id), "error": str(error)})
+            except Exception:
+                logger.exception("consumer_failed", extra={"job_id": str(held.job.id)})
+            finally:
+                self._holdings.remove(held)
+                self._release()
+
+    async def _run(self, held: Held) -> None:
+        outcome: Outcome
+        if self._draining.is_set() or held.running.is_stopping():
+            outcome = held.running.stopped() or HandedBack()
+        else:
+            outcome = await self._executor.run(held.running)
+        if held.refused:
+            self._telemetry.stale(held.job, "heartbeat")
+            self._deliveries.acknowledge([held.delivery])
+            return
+        await self._finisher.finish(held, outcome)
+
+    def _occupy(self) -> None:
+        self.free -= 1
+        self._empty.clear()
+
+    def _release(self) -> None:
+        self.free += 1
+        self._freed.set()
+        if self.free >= self._options.workers:
+            self._empty.set()

@@ -1,0 +1,133 @@
+"""The one bounded queue of what Redis is to be told: messages, acknowledgements, dead letters.
+
+Nobody waits for it and nothing depends on it: SQL has decided already. When Redis is away it keeps what fits and
+drops the rest, and reconcile mends what was dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from jobserver.errors import StreamUnavailable
+from jobserver.job.model import Delivery
+from jobserver.stream.jobs import Batch, Dead, JobStream, Message
+
+logger = logging.getLogger(__name__)
+
+NEAR_HORIZON_SECONDS: Final = 600.0
+MAX_WAITING: Final = 50_000
+MAX_BATCH: Final = 1_000
+_RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
+
+_Operation = Delivery | Message | Dead
+
+
+class Deliveries:
+    """Owns one task that tells Redis. `now_us` is the database's clock; `on_delay` hears of due times to come."""
+
+    def __init__(
+        self,
+        stream: JobStream,
+        now_us: Callable[[], int],
+        *,
+        on_delay: Callable[[int], None] = lambda due_us: None,
+        on_dropped: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self._stream = stream
+        self._now_us = now_us
+        self.on_delay = on_delay
+        self._on_dropped = on_dropped
+        self._waiting: deque[_Operation] = deque()
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="deliveries")
+
+    async def close(self, *, within_seconds: float = 2.0) -> None:
+        """Send what is waiting, if Redis takes it in time."""
+        if self._task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_seconds):
+                await self._idle.wait()
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def publish(self, messages: Iterable[Message]) -> None:
+        """Make jobs known to the consumers, when they are due. Those beyond the near horizon stay in SQL alone."""
+        horizon = self._now_us() + int(NEAR_HORIZON_SECONDS * 1e6)
+        self._put(message for message in messages if message.available_at_us <= horizon)
+
+    def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
+        """Messages that have done their work."""
+        self._put(deliveries)
+
+    def bury(self, dead: Iterable[Dead]) -> None:
+        """Entries for the feed of dead letters."""
+        self._put(dead)
+
+    def _put(self, operations: Iterable[_Operation]) -> None:
+        dropped = 0
+        for operation in operations:
+            if len(self._waiting) >= MAX_WAITING:
+                dropped += 1
+            else:
+                self._waiting.append(operation)
+        if dropped:
+            self._on_dropped(dropped)
+        if self._waiting:
+            self._idle.clear()
+            self._arrived.set()
+
+    async def _run(self) -> None:
+        while True:
+            while not self._waiting:
+                self._idle.set()
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+            await self._send(batch)
+
+    async def _send(self, operations: list[_Operation]) -> None:
+        now_us = self._now_us()
+        acks = [each for each in operations if isinstance(each, Delivery)]
+        messages = [each for each in operations if isinstance(each, Message)]
+        batch = Batch(
+            acks=acks,
+            adds=[each for each in messages if each.available_at_us <= now_us],
+            delays=[each for each in messages if each.available_at_us > now_us],
+            dead=[each for each in operations if isinstance(each, Dead)],
+        )
+        tries = 0
+        while True:
+            try:
+                refused = await self._stream.apply(batch)
+            except StreamUnavailable as error:
+                if tries == 0:
+                    logger.warning("stream_unavailable", extra={"error": str(error)})
+                # Repeating a batch that was applied makes duplicates, which the claim refuses.
+                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+                tries += 1
+                continue
+            except Exception:
+                logger.exception("delivery_failed")
+                self._on_dropped(len(operations))
+                return
+            break
+        if refused is not None:
+            logger.warning("stream_refused", extra={"error": refused})
+        if batch.delays:
+            self.on_delay(min(each.available_at_us for each in batch.delays))

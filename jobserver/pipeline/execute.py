@@ -1,0 +1,293 @@
+"""Run one attempt and turn whatever happens into an Outcome.
+
+An `async def` runs as a task, a plain `def` in a thread, and with `executor="process"`, or when the job has
+crashed a process before, either runs in a child process. Nothing that a handler does harms the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Self
+
+import msgspec
+from structlog.contextvars import bind_contextvars
+
+from jobserver.errors import Invalid, Signal
+from jobserver.job.attempt import Attempt, log_fields
+from jobserver.job.handlers import Handler, Handlers
+from jobserver.job.model import Canceled, Claimed, HandedBack, Outcome, Progress, Raised, Returned
+from jobserver.pipeline.outcomes import raised, returned, unreadable_payload
+from jobserver.pipeline.processes import ChildOptions, Children
+from jobserver.pipeline.running import CancelReason, Running, timeout
+from jobserver.pipeline.threads import Threads
+
+logger = logging.getLogger(__name__)
+
+# A cancelled task needs some turns of the loop for its cleanup, even where threads are given no grace at all.
+_LEAST_TASK_GRACE_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 2.0
+_FAULT_DELAY_SECONDS: Final = 1.0
+
+AnyHandler = Handler[..., ..., Any]
+
+
+class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`references` ("module:attribute", one's own first) are what child processes import their handlers from.
+
+    Without them everything runs in this process. `child_setup` names a function that a child calls first.
+    """
+
+    threads: int
+    processes: int
+    thread_grace_seconds: float
+    max_result_bytes: int
+    references: tuple[str, ...] = ()
+    child_setup: str | None = None
+    child_setup_arguments: dict[str, Any] = {}
+
+
+class Executor:
+    """Runs attempts. An async context manager that owns threads and children; lives on one event loop."""
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        options: ExecutorOptions,
+        *,
+        report_progress: Callable[[Claimed, Progress], None],
+        on_abandoned: Callable[[Claimed], None] = lambda job: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._handlers = handlers
+        self._options = options
+        self._report_progress = report_progress
+        self._on_abandoned = on_abandoned
+        self._clock = clock
+        self._threads = Threads(options.threads)
+        self._children: Children | None = None
+        if options.references:
+            child = ChildOptions(
+                references=options.references,
+                max_result_bytes=options.max_result_bytes,
+                setup=options.child_setup,
+                setup_arguments=options.child_setup_arguments,
+            )
+            self._children = Children(child, options.processes)
+        # Tasks that were given up, or left behind: held here, or they would be collected while they run.
+        self._strays: set[asyncio.Task[Outcome]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Within seconds: stray tasks are cancelled, children end; threads that still run end with the process."""
+        self._threads.close()
+        strays = list(self._strays)
+        for task in strays:
+            task.cancel()
+        if strays:
+            await asyncio.wait(strays, timeout=_CLOSE_SECONDS)
+        if self._children is not None:
+            await self._children.close()
+
+    @property
+    def child_pids(self) -> list[int]:
+        """The child processes that live."""
+        return [] if self._children is None else self._children.pids()
+
+    async def run(self, running: Running) -> Outcome:
+        """Run the attempt to its end and say what it comes to.
+
+        Raises nothing but CancelledError, which means "stop now": the caller hands the job back. After
+        `running.cancel(LEASE_REFUSED)` the outcome means nothing.
+        """
+        job = running.job
+        handler = self._handlers.get(job.type)
+        if handler is None:
+            return HandedBack(delay_seconds=_unhandled_delay(job))
+        if running.is_stopping():
+            return running.stopped() or HandedBack()
+        try:
+            outcome = await self._run(running, handler)
+        except Exception:
+            # No thread to be had, or a fault of ours: the job is not to blame.
+            logger.exception("attempt_not_run", extra=log_fields(job))
+            outcome = HandedBack(delay_seconds=_FAULT_DELAY_SECONDS)
+        finally:
+            running.over = True
+            running.stop_with(None)
+        if running.requested is CancelReason.REQUESTED and not isinstance(outcome, Returned | Canceled):
+            return Canceled("cancel requested")
+        return outcome
+
+    async def _run(self, running: Running, handler: AnyHandler) -> Outcome:
+        if self._children is not None and (handler.execution == "process" or running.job.crashes > 0):
+            # A suspect may take its process with it: then only its own child.
+            report = functools.partial(self._report, running)
+            return await self._children.run(running, report) or running.stopped() or HandedBack()
+        if handler.is_async:
+            return await self._run_as_task(running, handler)
+        return await self._run_in_thread(running, handler)
+
+    # As a task.
+
+    async def _run_as_task(self, running: Running, handler: AnyHandler) -> Outcome:
+        job = running.job
+        loop = asyncio.get_running_loop()
+        running.begin(loop, grace_seconds=max(self._options.thread_grace_seconds, _LEAST_TASK_GRACE_SECONDS))
+        task = loop.create_task(self._call(running, handler), name=f"job {job.type} {job.id}")
+        task.add_done_callback(functools.partial(_end_of_task, running))
+        running.stop_with(task.cancel)
+        try:
+            outcome = await running.wait()
+        except asyncio.CancelledError:
+            self._leave(task)
+            task.cancel()
+            raise
+        if outcome is None:
+            self._leave(task)
+            return self._abandon(running)
+        return outcome
+
+    async def _call(self, running: Running, handler: AnyHandler) -> Outcome:
+        """The body of a handler's task."""
+        try:
+            bind_contextvars(**log_fields(running.job))
+            arguments = self._arguments(running, handler, functools.partial(self._report, running))
+            if isinstance(arguments, Raised):
+                return arguments
+            return returned(await handler.function(**arguments), self._options.max_result_bytes)
+        except GeneratorExit:
+            raise  # the loop is being closed around us
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt too: out of a task they would stop the event loop, and the server.
+            return _failed(running, error)
+
+    def _leave(self, task: asyncio.Task[Outcome]) -> None:
+        if not task.done():
+            self._strays.add(task)
+            task.add_done_callback(self._strays.discard)
+
+    # In a thread.
+
+    async def _run_in_thread(self, running: Running, handler: AnyHandler) -> Outcome:
+        job = running.job
+        loop = asyncio.get_running_loop()
+        if not await self._threads.acquire(running):
+            return running.stopped() or HandedBack()
+        latest = _Latest(loop, functools.partial(self._report, running))
+        function = functools.partial(contextvars.copy_context().run, self._call_in_thread, running, handler, latest)
+        call = self._threads.start(function, running.end, f"job {job.type} {job.id}")
+        # The clock begins here: waiting for a thread costs nothing of the timeout.
+        running.begin(loop, grace_seconds=self._options.thread_grace_seconds)
+        try:
+            outcome = await running.wait()
+        except asyncio.CancelledError:
+            self._threads.abandon(call)
+            raise
+        if outcome is None:
+            self._threads.abandon(call)
+            return self._abandon(running)
+        return outcome
+
+    def _call_in_thread(self, running: Running, handler: AnyHandler, latest: _Latest) -> Outcome:
+        try:
+            bind_contextvars(**log_fields(running.job))
+            arguments = self._arguments(running, handler, latest.put)
+            if isinstance(arguments, Raised):
+                return arguments
+            outcome = returned(handler.function(**arguments), self._options.max_result_bytes)
+        except BaseException as error:
+            return _failed(running, error)
+        # It was not interrupted, so that it returns at all says nothing: it ran too long.
+        return timeout(running.job) if running.timed_out else outcome
+
+    # Either way.
+
+    def _arguments(
+        self, running: Running, handler: AnyHandler, report: Callable[[Progress], None]
+    ) -> dict[str, Any] | Raised:
+        """The handler's keyword arguments, or what becomes of a payload that does not fit them."""
+        job = running.job
+        try:
+            arguments = handler.decode(job.payload)
+        except Invalid as error:
+            return unreadable_payload(error)
+        if handler.attempt_parameter is not None:
+            arguments[handler.attempt_parameter] = Attempt(
+                job,
+                report=report,
+                cancel_requested=running.is_stopping,
+                clock=self._clock,
+                deadline=self._clock() + job.timeout_seconds,
+            )
+        return arguments
+
+    def _report(self, running: Running, progress: Progress) -> None:
+        # What an abandoned handler says is of interest to nobody: the job may run elsewhere by now.
+        if not running.over:
+            self._report_progress(running.job, progress)
+
+    def _abandon(self, running: Running) -> Outcome:
+        """The handler does not end: decide without it."""
+        logger.warning("attempt_abandoned", extra=log_fields(running.job))
+        self._on_abandoned(running.job)
+        return running.stopped() or timeout(running.job)
+
+
+def _failed(running: Running, error: BaseException) -> Outcome:
+    """What a handler says by a Signal counts even after it was asked to stop; any other exception does not.
+
+    A CancelledError that nobody asked for is the handler's own failure.
+    """
+    if isinstance(error, Signal):
+        return raised(error)
+    return running.stopped() or raised(error)
+
+
+def _end_of_task(running: Running, task: asyncio.Task[Outcome]) -> None:
+    if task.cancelled():
+        # Cancelled before its first step; by us, or by the end of the loop.
+        running.end(running.stopped() or HandedBack())
+        return
+    error = task.exception()
+    running.end(task.result() if error is None else _failed(running, error))
+
+
+class _Latest:
+    """Carries a thread's progress to the loop. Only the latest matters, so nothing can queue up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, report: Callable[[Progress], None]) -> None:
+        self._loop = loop
+        self._report = report
+        self._lock = threading.Lock()
+        self._progress: Progress | None = None
+
+    def put(self, progress: Progress) -> None:
+        """From the thread."""
+        with self._lock:
+            under_way = self._progress is not None
+            self._progress = progress
+        if under_way:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            return  # the loop is closed: an abandoned thread talks on
+
+    def _deliver(self) -> None:
+        with self._lock:
+            progress, self._progress = self._progress, None
+        if progress is not None:
+            self._report(progress)
+
+
+def _unhandled_delay(job: Claimed) -> float:
+    """Seconds until another process may try a type that is not handled here: the older the job, the longer."""
+    return min(30.0, max(1.0, (job.started_at - job.created_at).total_seconds()))

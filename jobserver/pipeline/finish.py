@@ -1,0 +1,133 @@
+"""Finish: Outcome -> decide -> fenced write -> acknowledge, redeliver or dead-letter.
+
+An end is written however long SQL is away: the flush repeats, and knows its own earlier commit by its history row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from jobserver.errors import DatabaseUnavailable
+from jobserver.job.lifecycle import Policy, Transition, decide
+from jobserver.job.model import TERMINAL, WAITING, Ended, Outcome, Status, bounded_error
+from jobserver.job.times import instant_us
+from jobserver.pipeline.batch import Batcher, Observe
+from jobserver.pipeline.deliver import Deliveries
+from jobserver.pipeline.held import Held
+from jobserver.pipeline.waiting import Waiters
+from jobserver.store.jobs import JobStore, Moved, Settlement
+from jobserver.stream.jobs import Dead, Message
+from jobserver.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+_REPEATS_SECONDS: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """What a held job becomes, and how long its attempt ran."""
+
+    held: Held
+    transition: Transition
+    seconds: float
+
+
+def message_of(moved: Moved) -> Message:
+    """The message of a job that waits again."""
+    return Message(moved.job_id, moved.fence, moved.queue, moved.priority, instant_us(moved.due_at))
+
+
+class Finisher:
+    """Writes the ends of attempts, in batches."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        deliveries: Deliveries,
+        waiters: Waiters,
+        policy: Policy,
+        telemetry: Telemetry,
+        *,
+        jitter: Callable[[], float] = random.random,
+        observe: Observe | None = None,
+    ) -> None:
+        self._store = store
+        self._deliveries = deliveries
+        self._waiters = waiters
+        self._policy = policy
+        self._telemetry = telemetry
+        self._jitter = jitter
+        self.batcher: Batcher[Ending, Moved | None] = Batcher(
+            "finish",
+            self._flush,
+            flights=1 if store.database.sqlite else 2,
+            max_weight=500,
+            # More than there are consumers: an end is never refused.
+            max_waiting=1_000_000,
+            observe=observe,
+        )
+
+    async def finish(self, held: Held, outcome: Outcome) -> Moved | None:
+        """Write the end of an attempt; None when somebody else has decided about the job."""
+        transition = decide(held.job, outcome, self._policy, self._jitter())
+        seconds = time.monotonic() - held.started
+        try:
+            return await self.batcher.submit(Ending(held, transition, seconds))
+        except (DatabaseUnavailable, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            # The row itself was refused. The job must not be lost for that, nor run for ever.
+            logger.exception("end_not_storable", extra={"job_id": str(held.job.id)})
+            failed = Transition(
+                status=Status.FAILED,
+                ended=Ended.FAILED,
+                error=bounded_error(
+                    "NotStorable", f"the end of the attempt was refused by SQL: {type(error).__name__}"
+                ),
+            )
+            return await self.batcher.submit(Ending(held, failed, seconds))
+
+    async def _flush(self, endings: Sequence[Ending]) -> Sequence[Moved | None]:
+        moves = await self._settle(endings)
+        again: list[Message] = []
+        dead: list[Dead] = []
+        for ending, moved in zip(endings, moves, strict=True):
+            held = ending.held
+            if moved is None:
+                self._telemetry.stale(held.job, "finish")
+                continue
+            if moved.status in WAITING:
+                again.append(message_of(moved))
+            elif moved.status is Status.FAILED:
+                dead.append(Dead(moved.job_id, moved.fence, moved.type))
+            self._telemetry.ended(
+                held.job, moved, moved.ended or ending.transition.ended, ending.seconds, ending.transition.error
+            )
+            if moved.status in TERMINAL:
+                self._waiters.wake(moved.job_id)
+        # Also those that were refused: their message names a fence that is gone.
+        self._deliveries.acknowledge(ending.held.delivery for ending in endings)
+        self._deliveries.publish(again)
+        self._deliveries.bury(dead)
+        return moves
+
+    async def _settle(self, endings: Sequence[Ending]) -> list[Moved | None]:
+        settlements = [
+            Settlement(each.held.job.id, each.held.job.fence, each.transition, each.held.progress) for each in endings
+        ]
+        repeats = 0
+        while True:
+            try:
+                return await self._store.settle(settlements, repeated=repeats > 0)
+            except DatabaseUnavailable as error:
+                if repeats == 0:
+                    self._telemetry.warn("finish_waits_for_database", jobs=len(endings), error=str(error))
+                await asyncio.sleep(_REPEATS_SECONDS[min(repeats, len(_REPEATS_SECONDS) - 1)])
+                repeats += 1

@@ -1,0 +1,75 @@
+"""The jobs that this process holds: claimed, under their fence, until their end is written or refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from uuid import UUID
+
+from jobserver.job.model import Claimed, Delivery, Progress
+from jobserver.pipeline.running import CancelReason, Running
+
+
+class Held:
+    """One claimed job, the message that brought it, and its attempt."""
+
+    __slots__ = ("delivery", "job", "progress", "running", "started")
+
+    def __init__(self, job: Claimed, delivery: Delivery) -> None:
+        self.job = job
+        self.delivery = delivery
+        self.running = Running(job)
+        self.started = time.monotonic()
+        # What the handler said and SQL does not know yet.
+        self.progress: Progress | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether SQL said that the job is not ours any more."""
+        return self.running.requested is CancelReason.LEASE_REFUSED
+
+
+class Holdings:
+    """Every job that this process holds, by id. Bounded by the number of consumers."""
+
+    def __init__(self) -> None:
+        self._held: dict[UUID, Held] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(list(self._held.values()))
+
+    def get(self, job_id: UUID) -> Held | None:
+        return self._held.get(job_id)
+
+    def add(self, held: Held) -> None:
+        self._held[held.job.id] = held
+
+    def remove(self, held: Held) -> None:
+        if self._held.get(held.job.id) is held:
+            del self._held[held.job.id]
+
+    def fences(self) -> list[tuple[UUID, int]]:
+        return [(held.job.id, held.job.fence) for held in self._held.values()]
+
+    def said(self, job: Claimed, progress: Progress) -> None:
+        """A handler reported its progress; the heartbeat stores the latest."""
+        held = self._held.get(job.id)
+        if held is not None and held.job.fence == job.fence:
+            held.progress = progress
+
+    def cancel(self, job_id: UUID, fence: int | None = None) -> bool:
+        """Ask a job's handler to end, as a user wished; whether the job is held here."""
+        held = self._held.get(job_id)
+        if held is None or (fence is not None and held.job.fence != fence):
+            return False
+        held.running.cancel(CancelReason.REQUESTED)
+        return True
+
+    def refuse(self, job_id: UUID, fence: int) -> None:
+        """SQL says that the job is not ours any more: stop its handler, discard what it returns."""
+        held = self._held.get(job_id)
+        if held is not None and held.job.fence == fence:
+            held.running.cancel(CancelReason.LEASE_REFUSED)
