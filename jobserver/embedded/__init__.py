@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from jobserver.embedded.folder import DataFolder, database_url, is_running, prepare
+from jobserver.embedded.folder import DataFolder, database_url, is_running, lock_database, prepare
 from jobserver.embedded.valkey import EmbeddedValkey, find_server
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "database_url",
     "find_server",
     "is_running",
+    "lock_database",
     "prepare",
 ]
 

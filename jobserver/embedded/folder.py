@@ -26,6 +26,45 @@ _LOCK_ATTEMPTS: Final = 5
 _LOCK_PAUSE_SECONDS: Final = 0.02
 
 
+class FileLock:
+    """A lock on a file that belongs to this process until `close`, or until the process ends.
+
+    `what` names the locked thing in messages. Raises ConfigurationError when it cannot be used or is taken.
+    """
+
+    def __init__(self, file: Path, what: str) -> None:
+        try:
+            fd = _open_lock(file, os.O_CREAT)
+        except OSError as error:
+            raise _unusable(what, error) from error
+        try:
+            if not _locked(fd, _LOCK_ATTEMPTS):
+                raise ConfigurationError(_taken(what, _holder(fd)))
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(fd)
+            raise _unusable(what, error) from error
+        except ConfigurationError:
+            os.close(fd)
+            raise
+        self._fd: int | None = fd
+
+    def close(self) -> None:
+        """Give the lock back. Repeating it does nothing."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+            os.close(fd)
+
+
+def lock_database(file: Path | str) -> FileLock:
+    """The lock of an SQLite database that was given by URL: it is for one process, like a data folder."""
+    path = _absolute(file)
+    return FileLock(path.with_name(path.name + ".lock"), f"the database {path}")
+
+
 class DataFolder:
     """A folder that belongs to this process until `close`, or until the process ends.
 
@@ -34,7 +73,7 @@ class DataFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path: Final = prepare(path)
-        self._lock_fd: int | None = self._acquire()
+        self._lock = FileLock(self.path / _LOCK, f"the data folder {self.path}")
 
     @property
     def database_url(self) -> str:
@@ -42,11 +81,7 @@ class DataFolder:
 
     def close(self) -> None:
         """Give the folder back. Repeating it does nothing."""
-        fd, self._lock_fd = self._lock_fd, None
-        if fd is not None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, 0)
-            os.close(fd)
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -55,25 +90,6 @@ class DataFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _acquire(self) -> int:
-        file = self.path / _LOCK
-        try:
-            fd = _open_lock(file, os.O_CREAT)
-        except OSError as error:
-            raise _unusable(self.path, error) from error
-        try:
-            if not _locked(fd, _LOCK_ATTEMPTS):
-                raise ConfigurationError(_taken(self.path, _holder(fd)))
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError as error:
-            os.close(fd)
-            raise _unusable(self.path, error) from error
-        except ConfigurationError:
-            os.close(fd)
-            raise
-        return fd
 
 
 def prepare(path: Path | str) -> Path:
@@ -88,7 +104,7 @@ def prepare(path: Path | str) -> Path:
             raise ConfigurationError(f"The data folder {folder} is not writable.")
         _hide_from_git(folder)
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise _unusable(f"the data folder {folder}", error) from error
     return folder
 
 
@@ -100,11 +116,11 @@ def is_running(path: Path | str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise _unusable(f"the data folder {folder}", error) from error
     try:
         return not _locked(fd, 1)
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise _unusable(f"the data folder {folder}", error) from error
     finally:
         os.close(fd)
 
@@ -158,10 +174,10 @@ def _holder(fd: int) -> int | None:
         return None
 
 
-def _taken(folder: Path, pid: int | None) -> str:
+def _taken(what: str, pid: int | None) -> str:
     who = "Another jobserver" if pid is None else f"Another jobserver (process {pid})"
-    return f"{who} is running on the data folder {folder}: stop it, or choose another folder with --data-dir."
+    return f"{who} is running on {what}: stop it, or choose another one (--data-dir)."
 
 
-def _unusable(folder: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"The data folder {folder} cannot be used: {error.strerror or error}.")
+def _unusable(what: str, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{what[0].upper()}{what[1:]} cannot be used: {error.strerror or error}.")

@@ -197,7 +197,7 @@ def _query_parameter(name: str, schema: Json) -> Json:
     if "anyOf" in schema:
         (only,) = [part for part in schema.pop("anyOf") if part != {"type": "null"}]
         schema = {**only, **schema}
-    if schema.get("default", ...) in (None, []):
+    if schema.get("default", ...) in (None, (), []):
         del schema["default"]
     return {**parameter, "schema": schema}
 
@@ -236,7 +236,7 @@ def _told(value: Any, key: str = "") -> Any:
     """`value` in the words of JSON Schema: its patterns have no \\Z, its texts no line breaks of a docstring."""
     if isinstance(value, dict):
         return {key: _told(item, key) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_told(item) for item in value]
     if key == "pattern" and isinstance(value, str):
         return value.replace(r"\Z", "$")

@@ -183,6 +183,8 @@ def _register(by_type: dict[str, Handler[..., ..., Any]], handler: Handler[..., 
 class Handler(Generic[C, P, R]):
     """A declared function. Calls like the function itself; `job` makes a request to run it on a server."""
 
+    __name__: str
+
     def __init__(self, function: Callable[C, R], options: HandlerOptions) -> None:
         signature = read_signature(function)
         self.function = function

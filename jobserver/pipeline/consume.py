@@ -124,9 +124,13 @@ class Consumers:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_seconds):
                 await self._empty.wait()
+        self.hurry()
+        await self._empty.wait()
+
+    def hurry(self) -> None:
+        """Cancel what runs; it is handed back."""
         for held in self._holdings:
             held.running.cancel(CancelReason.SHUTDOWN)
-        await self._empty.wait()
 
     async def close(self) -> None:
         for task in self._tasks:

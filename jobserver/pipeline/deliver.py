@@ -71,6 +71,10 @@ class Deliveries:
         horizon = self._now_us() + int(NEAR_HORIZON_SECONDS * 1e6)
         self._put(message for message in messages if message.available_at_us <= horizon)
 
+    def delay(self, message: Message) -> None:
+        """Put a job into the delayed set, however far its due time is away."""
+        self._put([message])
+
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """Messages that have done their work."""
         self._put(deliveries)

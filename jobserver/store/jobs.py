@@ -537,11 +537,11 @@ class JobStore:
             )
         return [self._available(row, "available_at") for row in rows]
 
-    async def recently_failed(self, *, limit: int) -> list[tuple[UUID, int]]:
-        """The newest failed jobs: (id, fence)."""
+    async def recently_failed(self, *, limit: int) -> list[tuple[UUID, int, str]]:
+        """The newest failed jobs, newest first: (id, fence, type)."""
         async with self.database.read() as session:
             rows = await session.fetch("recently_failed", max_rows=limit)
-        return [(self.database.uuid(row["id"]), row["fence"]) for row in rows]
+        return [(self.database.uuid(row["id"]), row["fence"], row["type"]) for row in rows]
 
     async def prune(self, status: Status, *, older_than_seconds: float, limit: int) -> int:
         """Delete up to `limit` terminal jobs of one status, their history and keys. Returns how many."""

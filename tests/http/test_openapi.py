@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
@@ -23,7 +23,7 @@ DOCUMENT: dict[str, Any] = document(OPERATIONS)
 
 def validator(name: str) -> Draft202012Validator:
     """Checks a value against a schema of the document."""
-    resource = Resource(contents=DOCUMENT, specification=DRAFT202012)
+    resource = DRAFT202012.create_resource(DOCUMENT)
     registry: Registry[Any] = Registry().with_resource("urn:api", resource)
     return Draft202012Validator({"$ref": f"urn:api#/components/schemas/{name}"}, registry=registry)
 

@@ -124,15 +124,18 @@ def test_a_payload_comes_back_equal(payload: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("sent", "field"),
     [
-        ("run_at", datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23)))),
-        ("expires_at", datetime(9999, 12, 31, 23, 59, tzinfo=timezone(-timedelta(hours=1)))),
+        (SubmitBody(type="a", run_at=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23)))), "run_at"),
+        (
+            SubmitBody(type="a", expires_at=datetime(9999, 12, 31, 23, 59, tzinfo=timezone(-timedelta(hours=1)))),
+            "expires_at",
+        ),
     ],
 )
-def test_a_time_that_utc_cannot_express_is_invalid(field: str, value: datetime) -> None:
+def test_a_time_that_utc_cannot_express_is_invalid(sent: SubmitBody, field: str) -> None:
     with pytest.raises(Invalid) as caught:
-        normalized(SubmitBody(type="a", **{field: value}), "$.jobs[2]")
+        normalized(sent, "$.jobs[2]")
     assert caught.value.path == f"$.jobs[2].{field}"
 
 

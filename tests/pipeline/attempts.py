@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -51,13 +52,18 @@ class Recorded:
             "max_result_bytes": 1_048_576,
         }
         self.progress: list[Progress] = []
+        self.reported = asyncio.Event()
         self.abandoned: list[Claimed] = []
         self.executor = Executor(
             handlers,
             ExecutorOptions(**(defaults | options)),
-            report_progress=lambda job, progress: self.progress.append(progress),
+            report_progress=self._report,
             on_abandoned=self.abandoned.append,
         )
+
+    def _report(self, job: Claimed, progress: Progress) -> None:
+        self.progress.append(progress)
+        self.reported.set()
 
     async def __aenter__(self) -> Recorded:
         await self.executor.__aenter__()

@@ -1,0 +1,510 @@
+"""The composition root: builds everything, and knows the one order of start and stop.
+
+    engines -> schema -> store and stream -> upkeep's first beat -> pipeline -> upkeep -> HTTP
+
+and back: not ready, consumers drained while heartbeats and HTTP go on, HTTP, batchers, upkeep, engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final, Literal, Self
+
+import msgspec
+import uvicorn
+
+import jobserver
+from jobserver.builtin import builtin_handlers
+from jobserver.builtin import reference as builtin_reference
+from jobserver.errors import ConfigurationError, DatabaseUnavailable, StreamUnavailable, Unavailable
+from jobserver.http.api import Api
+from jobserver.http.app import build_app
+from jobserver.job.handlers import Handlers, load_handlers
+from jobserver.job.lifecycle import Policy
+from jobserver.job.wire import Readiness
+from jobserver.pipeline.commands import Commands
+from jobserver.pipeline.consume import ConsumeOptions, Consumers
+from jobserver.pipeline.deliver import Deliveries
+from jobserver.pipeline.execute import Executor, ExecutorOptions
+from jobserver.pipeline.finish import Finisher
+from jobserver.pipeline.held import Holdings
+from jobserver.pipeline.known import Queues, Types
+from jobserver.pipeline.submit import SubmitOptions, Submitter
+from jobserver.pipeline.waiting import Waiters
+from jobserver.settings import Settings
+from jobserver.store.engine import Database, check_reachable, database_url, durability_warnings, migrate
+from jobserver.store.engine import schema_version as stored_version
+from jobserver.store.jobs import JobStore
+from jobserver.store.migrations import HEAD
+from jobserver.store.views import Views
+from jobserver.store.workers import WorkerStore
+from jobserver.stream.client import StreamClient
+from jobserver.stream.client import check_reachable as check_stream
+from jobserver.stream.jobs import JobStream
+from jobserver.telemetry import Telemetry
+from jobserver.upkeep.expire import Expire
+from jobserver.upkeep.heartbeat import Heartbeat, Identity
+from jobserver.upkeep.promote import Promote
+from jobserver.upkeep.prune import Prune, Retention
+from jobserver.upkeep.reclaim import Reclaim
+from jobserver.upkeep.reconcile import Reconcile
+from jobserver.upkeep.sample import Sample
+
+HTTP_GRACE_SECONDS: Final = 5
+HEALTH_SECONDS: Final = 1.0
+BACKLOG: Final = 2_048
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person wants to know of a server that has started."""
+
+    url: str | None
+    data: str
+    engines: tuple[str, str]
+    consumers: int
+    types: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class Recovered(msgspec.Struct, frozen=True, kw_only=True):
+    """What one pass of recovery mended."""
+
+    reclaimed: int
+    republished: int
+    expired: int
+
+
+class Engines(msgspec.Struct, frozen=True, kw_only=True):
+    """The two engines of a process, reachable and with a current schema."""
+
+    database: Database
+    client: StreamClient
+    versions: tuple[str, str]
+    data: str
+    # Nobody else can be using this database: its folder or file is locked by us.
+    alone: bool
+
+
+@asynccontextmanager
+async def open_engines(settings: Settings) -> AsyncIterator[Engines]:
+    """Start the embedded engines or reach the given ones, and bring the schema up to date.
+
+    Raises ConfigurationError with one sentence.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.database_url is None or settings.redis_url is None:
+            # Imported on use: real engines do not need it, and it needs a Unix.
+            from jobserver.embedded import EmbeddedEngines
+
+            embedded = await stack.enter_async_context(EmbeddedEngines(settings.data_dir))
+            sql_url, redis_url, data, alone = embedded.database_url, embedded.redis_url, str(embedded.folder), True
+        else:
+            sql_url, redis_url = settings.database_url, settings.redis_url
+            url = database_url(sql_url)
+            data, alone = url.render_as_string(hide_password=True), False
+            if url.get_backend_name() == "sqlite":
+                from jobserver.embedded import lock_database
+
+                stack.callback(lock_database(url.database or "").close)
+                alone = True
+        versions = (await check_reachable(sql_url), await check_stream(redis_url))
+        database = Database(sql_url, pool_size=settings.pool_size)
+        stack.push_async_callback(database.close)
+        if settings.migrate:
+            await migrate(sql_url)
+        elif (version := await stored_version(database)) != HEAD:
+            raise ConfigurationError(
+                f"The database has schema {version or 'none'}, this release needs {HEAD}: run jobserver migrate, "
+                "or start without --no-migrate."
+            )
+        client = StreamClient(redis_url)
+        stack.push_async_callback(client.close)
+        yield Engines(database=database, client=client, versions=versions, data=data, alone=alone)
+
+
+class Server:
+    """One server process. `async with Server(settings) as server:` everything runs inside, in order."""
+
+    def __init__(self, settings: Settings, *, handlers: Handlers | None = None) -> None:
+        self.settings = settings
+        self._handlers, self._references = _all_handlers(settings, handlers)
+        self._stack = AsyncExitStack()
+        self._stopping = asyncio.Event()
+        self._now = asyncio.Event()
+        self._draining = False
+        self._socket: socket.socket | None = None
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.url: str = ""
+        self.facts: Facts
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.__aexit__(None, None, None)
+
+    async def serve(self) -> None:
+        """Run until `stop` was called. Leaving the context drains."""
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Begin a graceful stop."""
+        self._stopping.set()
+
+    def stop_now(self) -> None:
+        """Give up the drain: cancel what runs and hand it back."""
+        self._stopping.set()
+        self._now.set()
+
+    @property
+    def draining_jobs(self) -> int:
+        """Jobs that a drain waits for."""
+        return len(self.holdings)
+
+    # start
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self.settings
+        if settings.http:
+            # First of all: a port that is taken is said at once, before anything is touched.
+            self._socket = _bound(settings.host, settings.port)
+            stack.callback(self._socket.close)
+        engines = await stack.enter_async_context(open_engines(settings))
+        self._build(engines)
+        await self.types.register()
+        await self.queues.refresh()
+        await self.queues.ensure({info.queue for info in self.types.own.values()} | set(settings.queues or ()))
+        await self.heartbeat.start()
+        stack.push_async_callback(self._close_upkeep)
+        if engines.alone:
+            # The lock of the folder proves that the predecessor is dead: its jobs need not wait for their leases.
+            await self.reclaim.orphans()
+        self._start_pipeline(stack)
+        await stack.enter_async_context(self.executor)
+        stack.push_async_callback(self.consumers.close)
+        self.consumers.start()
+        for loop in self._loops:
+            loop.start()
+        if self._socket is not None:
+            await self._start_http(stack, self._socket)
+        stack.push_async_callback(self._drain)
+        self.facts = Facts(
+            url=self.url or None,
+            data=engines.data,
+            engines=engines.versions,
+            consumers=settings.workers,
+            types=tuple(sorted(self.types.own)),
+            warnings=tuple(await durability_warnings(engines.database)),
+        )
+        self.telemetry.note("server_started", url=self.url, engines=list(engines.versions))
+
+    def _build(self, engines: Engines) -> None:
+        """Everything, put together; nothing runs yet."""
+        settings = self.settings
+        database = engines.database
+        self.telemetry = Telemetry(jobserver.__version__, self.worker_id)
+        observe = self.telemetry.flushed
+        policy = Policy(
+            backoff_base=settings.backoff_base, backoff_cap=settings.backoff_cap, max_crashes=settings.max_crashes
+        )
+        self.store = JobStore(database, idempotency_ttl_seconds=settings.idempotency_ttl)
+        self.views = Views(database)
+        self.worker_store = WorkerStore(database)
+        self.stream = JobStream(engines.client, settings.redis_prefix)
+        self._client = engines.client
+        # A process without consumers handles nothing, and says so.
+        own = self._handlers if settings.workers else Handlers()
+        self.types = Types(self.store, own, max_retries=settings.max_retries, timeout_seconds=settings.timeout)
+        self.queues = Queues(self.store, settings.queues)
+        self.holdings = Holdings()
+        self.waiters = Waiters(self.views)
+        self.deliveries = Deliveries(self.stream, database.clock.now_us, on_dropped=self.telemetry.dropped)
+        self.submitter = Submitter(
+            self.store,
+            self.deliveries,
+            self.types,
+            self.queues,
+            SubmitOptions(
+                max_retries=settings.max_retries,
+                timeout_seconds=settings.timeout,
+                max_payload_bytes=settings.max_payload_bytes,
+                accept_unknown_types=settings.accept_unknown_types or settings.workers == 0,
+            ),
+            self.telemetry,
+            observe=observe,
+        )
+        self.executor = Executor(
+            self._handlers,
+            ExecutorOptions(
+                threads=settings.threads,
+                processes=settings.processes,
+                thread_grace_seconds=settings.thread_grace,
+                max_result_bytes=settings.max_result_bytes,
+                references=self._references,
+                child_setup="jobserver.telemetry.logs:configure_logs",
+                child_setup_arguments={"format_": settings.log_format, "level": settings.log_level},
+            ),
+            report_progress=self.holdings.said,
+            on_abandoned=self.telemetry.abandoned,
+        )
+        self.finisher = Finisher(self.store, self.deliveries, self.waiters, policy, self.telemetry, observe=observe)
+        self.consumers = Consumers(
+            self.store,
+            self.stream,
+            self.deliveries,
+            self.executor,
+            self.finisher,
+            self.holdings,
+            self.queues,
+            ConsumeOptions(workers=settings.workers, worker_id=self.worker_id, lease_seconds=settings.lease_seconds),
+            self.telemetry,
+            observe=observe,
+        )
+        self.heartbeat = Heartbeat(
+            self.store,
+            self.worker_store,
+            self.stream,
+            self.holdings,
+            self.queues,
+            self.types,
+            Identity(
+                worker_id=self.worker_id,
+                version=jobserver.__version__,
+                concurrency=settings.workers,
+                queues=settings.queues,
+                types=tuple(sorted(self.types.own)),
+            ),
+            lease_seconds=settings.lease_seconds,
+            busy=lambda: len(self.holdings),
+        )
+        self.promote = Promote(self.store, self.stream, self.deliveries, self.queues)
+        self.deliveries.on_delay = self.promote.hear
+        self.reconcile = Reconcile(
+            self.store,
+            self.stream,
+            self.deliveries,
+            self.queues,
+            self.telemetry,
+            on_wiped=self.promote.refill_all,
+        )
+        self.consumers.on_wiped = self.reconcile.loop.wake
+        self.reclaim = Reclaim(
+            self.store,
+            self.worker_store,
+            self.stream,
+            self.deliveries,
+            self.waiters,
+            self.queues,
+            self.consumers if settings.workers else None,
+            policy,
+            self.telemetry,
+            worker_id=self.worker_id,
+            lease_seconds=settings.lease_seconds,
+            may_reclaim=self.heartbeat.may_reclaim,
+        )
+        self.expire = Expire(self.store, self.deliveries, self.waiters, self.telemetry)
+        self.prune = Prune(
+            self.store,
+            self.worker_store,
+            Retention(completed_seconds=settings.retention, failed_seconds=settings.retention_failed),
+        )
+        self.sample = Sample(self.views, self.stream, self.queues, self.telemetry)
+        self.commands = Commands(
+            self.store,
+            self.views,
+            self.stream,
+            self.deliveries,
+            self.holdings,
+            self.waiters,
+            self.queues,
+            self.telemetry,
+            resumed=self.reconcile.resumed,
+        )
+        self._loops = (
+            self.promote.loop,
+            self.reconcile.loop,
+            self.reclaim.jobs,
+            self.reclaim.messages,
+            self.expire.loop,
+            self.prune.loop,
+            self.prune.fold,
+            self.sample.loop,
+        )
+        self._own_gauges(database)
+
+    def _own_gauges(self, database: Database) -> None:
+        metrics = self.telemetry.metrics
+        metrics.gauge("consumers", "Consumers of this process.", lambda: self.settings.workers)
+        metrics.gauge("consumers_busy", "Consumers with a job.", lambda: self.consumers.busy)
+        metrics.gauge("event_loop_lag_seconds", "Lateness of the last beat.", lambda: self.heartbeat.loop_lag_seconds)
+        metrics.gauge("database_connections_used", "Connections in use.", database.pool_use)
+        metrics.gauge("deliveries_waiting", "Operations that Redis was not told yet.", lambda: self.deliveries.waiting)
+
+    def _start_pipeline(self, stack: AsyncExitStack) -> None:
+        self.deliveries.start()
+        stack.push_async_callback(self.deliveries.close)
+        self.finisher.batcher.start()
+        stack.push_async_callback(self.finisher.batcher.close)
+        self.submitter.batcher.start()
+        stack.push_async_callback(self.submitter.batcher.close)
+
+    async def _start_http(self, stack: AsyncExitStack, bound: socket.socket) -> None:
+        app = build_app(
+            Api(
+                submitter=self.submitter,
+                commands=self.commands,
+                views=self.views,
+                health=self,
+                metrics=self.telemetry.metrics.render,
+            ),
+            self.settings,
+        )
+        http = _Uvicorn(_http_config(app))
+        task = asyncio.create_task(http.serve(sockets=[bound]), name="http")
+
+        async def close() -> None:
+            await self.waiters.close()
+            http.should_exit = True
+            await task
+
+        stack.push_async_callback(close)
+        while not http.started:
+            if task.done():
+                await task
+                raise ConfigurationError("The HTTP server did not start.")
+            await asyncio.sleep(0.005)
+        host, port = bound.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    # stop
+
+    async def _drain(self) -> None:
+        """Not ready any more; wait for what runs, hand back the rest. Heartbeats and HTTP go on meanwhile."""
+        self._draining = True
+        self.heartbeat.draining = True
+        self.heartbeat.beat.wake()
+        self.telemetry.note("server_draining", jobs=len(self.holdings))
+        drain = asyncio.create_task(self.consumers.drain(within_seconds=self.settings.drain_seconds), name="drain")
+        hurry = asyncio.create_task(self._now.wait(), name="hurry")
+        await asyncio.wait([drain, hurry], return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            self.consumers.hurry()
+        await drain
+        hurry.cancel()
+        await asyncio.gather(hurry, return_exceptions=True)
+
+    async def _close_upkeep(self) -> None:
+        await asyncio.gather(*(loop.close() for loop in self._loops))
+        await self.heartbeat.close()
+        self.telemetry.note("server_stopped")
+
+    # health
+
+    async def ready(self) -> Readiness:
+        """Whether to send requests here; answers within a second."""
+        database, stream = await asyncio.gather(
+            _answers(self.worker_store.alive(within_seconds=1.0)), _answers(self._client.ping())
+        )
+        working: Literal["ok", "degraded"] = "ok" if stream else "degraded"
+        return Readiness(
+            status=working if database and not self._draining else "unavailable",
+            database="ok" if database else "down",
+            redis="ok" if stream else "down",
+            draining=self._draining,
+        )
+
+
+async def recover(settings: Settings) -> Recovered:
+    """One pass of reclaim, expire and reconcile, without consumers or HTTP. Says what it mended."""
+    quiet = msgspec.structs.replace(settings, http=True, workers=0)
+    server = Server(quiet)
+    async with AsyncExitStack() as stack:
+        engines = await stack.enter_async_context(open_engines(quiet))
+        server._build(engines)
+        server.deliveries.start()
+        stack.push_async_callback(server.deliveries.close, within_seconds=10.0)
+        await server.queues.refresh()
+        reclaimed = await server.reclaim.orphans() if engines.alone else 0
+        while taken := await server.reclaim.lost_jobs():
+            reclaimed += taken
+        expired = 0
+        while failed := await server.expire.step():
+            expired += failed
+        server.promote.refill_all()
+        republished = await server.reconcile.pass_over()
+        return Recovered(reclaimed=reclaimed, republished=republished, expired=expired)
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its own handling of signals: the edge decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _http_config(app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        date_header=True,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=HTTP_GRACE_SECONDS,
+    )
+
+
+def _all_handlers(settings: Settings, given: Handlers | None) -> tuple[Handlers, tuple[str, ...]]:
+    """One's own handlers and the built-in ones, and where child processes import them from."""
+    builtin = builtin_reference(allow_private_targets=settings.allow_private_targets)
+    handlers = Handlers()
+    references: tuple[str, ...] = (builtin,)
+    if settings.handlers is not None:
+        handlers.include(load_handlers(settings.handlers))
+        references = (settings.handlers, builtin)
+    if given is not None:
+        handlers.include(given)
+        # Handlers that no module names cannot be imported by a child.
+        references = ()
+    handlers.include_missing(builtin_handlers(allow_private_targets=settings.allow_private_targets))
+    return handlers, references
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise ConfigurationError(f"Cannot listen on {host}: {error.strerror or error}.") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise ConfigurationError(f"Cannot listen on {host} port {port}: {error.strerror or error}.") from error
+    bound.setblocking(False)
+    return bound
+
+
+async def _answers(question: Any) -> bool:
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(HEALTH_SECONDS):
+            await question
+    except (Unavailable, DatabaseUnavailable, StreamUnavailable, TimeoutError):
+        return False
+    return time.monotonic() - started < HEALTH_SECONDS

@@ -1,0 +1,5 @@
+-- The processes that are alive: a heartbeat within this many seconds, and not stopped.
+-- Takes: within_seconds float8
+-- Returns: id
+SELECT id FROM workers
+WHERE NOT stopped AND heartbeat_at > :now - CAST(:within_seconds * 1000000 AS INTEGER)

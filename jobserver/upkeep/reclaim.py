@@ -1,0 +1,142 @@
+"""Reclaim: takes back running jobs whose lease is over, and messages of processes that died.
+
+The lease in SQL arbitrates. A process reclaims only after its own heartbeats have succeeded for a full lease:
+after an outage of the database every lease looks over, and none is.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from jobserver.job.lifecycle import Policy, decide
+from jobserver.job.model import TERMINAL, WAITING, LeaseLost, Priority, Status, bounded_error
+from jobserver.pipeline.consume import Consumers
+from jobserver.pipeline.deliver import Deliveries
+from jobserver.pipeline.finish import message_of
+from jobserver.pipeline.known import Queues
+from jobserver.pipeline.waiting import Waiters
+from jobserver.store.jobs import JobStore, Lost, Settlement
+from jobserver.store.workers import WorkerStore
+from jobserver.stream.jobs import Dead, JobStream, Stream
+from jobserver.telemetry import Telemetry
+from jobserver.upkeep.loop import Loop
+
+INTERVAL_SECONDS: Final = 1.0
+SWEEP_SECONDS: Final = 30.0
+LIMIT: Final = 200
+_ALIVE_SECONDS: Final = 60.0
+
+
+class Reclaim:
+    """Owns two loops: jobs by their leases in SQL, messages by XAUTOCLAIM."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        workers: WorkerStore,
+        stream: JobStream,
+        deliveries: Deliveries,
+        waiters: Waiters,
+        queues: Queues,
+        consumers: Consumers | None,
+        policy: Policy,
+        telemetry: Telemetry,
+        *,
+        worker_id: str,
+        lease_seconds: float,
+        may_reclaim: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._workers = workers
+        self._stream = stream
+        self._deliveries = deliveries
+        self._waiters = waiters
+        self._queues = queues
+        self._consumers = consumers
+        self._policy = policy
+        self._telemetry = telemetry
+        self._worker_id = worker_id
+        self._lease_seconds = lease_seconds
+        self._may_reclaim = may_reclaim
+        self._cursors: dict[Stream, str] = {}
+        self._swept = time.monotonic()
+        self.jobs = Loop("reclaim jobs", INTERVAL_SECONDS, self._jobs_step)
+        self.messages = Loop("reclaim messages", max(1.0, lease_seconds / 5), self._messages_step)
+
+    async def _jobs_step(self) -> float | None:
+        if not self._may_reclaim():
+            return None
+        return 0.0 if await self.lost_jobs() >= LIMIT else None
+
+    async def lost_jobs(self) -> int:
+        """Take back up to 200 jobs whose lease is over; returns how many were won."""
+        return await self._take_back(await self._store.find_lost(limit=LIMIT), lease_over=True)
+
+    async def orphans(self) -> int:
+        """Take back the jobs of a predecessor that is proven dead. Returns how many were won."""
+        won = 0
+        while found := await self._store.find_orphans(self._worker_id, limit=LIMIT):
+            taken = await self._take_back(found, lease_over=False)
+            won += taken
+            if not taken:
+                break
+        return won
+
+    async def _take_back(self, lost: Sequence[Lost], *, lease_over: bool) -> int:
+        if not lost:
+            return 0
+        settlements = []
+        for each in lost:
+            error = bounded_error("LeaseLost", f"the process {each.worker_id} did not report before its lease ended")
+            transition = decide(each.job, LeaseLost(error), self._policy, random.random())  # noqa: S311
+            settlements.append(Settlement(each.job.id, each.job.fence, transition, lease_over=lease_over))
+        moves = await self._store.settle(settlements)
+        won = [(each, moved) for each, moved in zip(lost, moves, strict=True) if moved is not None]
+        for each, moved in won:
+            self._telemetry.reclaimed(each.job, moved, each.worker_id)
+            if moved.status in TERMINAL:
+                self._waiters.wake(moved.job_id)
+        self._deliveries.publish(message_of(moved) for _, moved in won if moved.status in WAITING)
+        self._deliveries.bury(
+            Dead(moved.job_id, moved.fence, moved.type) for _, moved in won if moved.status is Status.FAILED
+        )
+        return len(won)
+
+    async def _messages_step(self) -> float | None:
+        if self._consumers is not None:
+            for stream in self._readable():
+                await self._take_over(stream, self._consumers)
+        if time.monotonic() - self._swept > SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            await self.forget_dead_consumers()
+        return None
+
+    def _readable(self) -> list[Stream]:
+        return [(queue, priority) for queue in self._queues.served() for priority in Priority]
+
+    async def _take_over(self, stream: Stream, consumers: Consumers) -> None:
+        """One look at a stream's pending messages. The cursor is kept: from the start, old ones hide behind new."""
+        free = consumers.free
+        if free <= 0:
+            return
+        found, cursor = await self._stream.reclaim(
+            stream,
+            self._worker_id,
+            # Not before a lease is over: what runs is left to its owner.
+            min_idle_ms=int(self._lease_seconds * 1000),
+            cursor=self._cursors.get(stream, "0-0"),
+            count=min(free, 100),
+        )
+        self._cursors[stream] = cursor
+        consumers.take(found)
+
+    async def forget_dead_consumers(self) -> int:
+        """Delete consumers of processes that are gone and have nothing pending; returns how many."""
+        streams = self._queues.streams()
+        if not streams:
+            return 0
+        alive = await self._workers.alive(within_seconds=_ALIVE_SECONDS)
+        return await self._stream.forget_consumers(streams, alive, idle_ms=int(self._lease_seconds * 2000))
