@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import math
 import random
 import re
 import time
@@ -25,7 +26,6 @@ from http import HTTPStatus
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypedDict, TypeVar
-from urllib.parse import quote
 from uuid import UUID
 
 import httpx
@@ -73,6 +73,8 @@ BACKOFF_FIRST_SECONDS: Final = 0.1
 BACKOFF_CAP_SECONDS: Final = 5.0
 # A server that asks for more patience than this is told as refusing.
 RETRY_AFTER_CAP_SECONDS: Final = 30.0
+WAIT_AGAIN_SECONDS: Final = 0.2
+CONNECT_SECONDS: Final = 5.0
 # uvicorn closes an idle connection after 5 s: ours must be gone before, or a request meets the closing.
 KEEPALIVE_SECONDS: Final = 2.0
 MAX_DETAIL: Final = 500
@@ -263,17 +265,22 @@ class Calls:
 
     def wait(self, job_id: UUID | str, within_seconds: float | None) -> Steps[Answer[Job]]:
         """The job, as soon as it has ended; else as it is after that time. None: as long as it takes."""
-        started = self._clock()
+        deadline = math.inf if within_seconds is None else self._clock() + within_seconds
         while True:
-            left = MAX_WAIT_SECONDS
-            if within_seconds is not None:
-                left = max(0.0, started + within_seconds - self._clock())
-            answer = yield from self.get(job_id, min(left, MAX_WAIT_SECONDS))
-            if answer.value.ended or (within_seconds is not None and left <= MAX_WAIT_SECONDS):
+            answer = yield from self.get(job_id, max(0.0, min(deadline - self._clock(), MAX_WAIT_SECONDS)))
+            if answer.value.ended or self._clock() >= deadline:
                 return answer
+            # A server that stops answers before the time is over.
+            yield Pause(min(WAIT_AGAIN_SECONDS, deadline - self._clock()))
 
     def page(
-        self, filters: Filters, *, limit: int, offset: int = 0, cursor: str | None = None, dead: bool = False
+        self,
+        filters: Filters | DeadFilters,
+        *,
+        limit: int,
+        offset: int = 0,
+        cursor: str | None = None,
+        dead: bool = False,
     ) -> Steps[Answer[Page]]:
         query = [*_query(filters), ("limit", str(limit))]
         if offset:
@@ -360,18 +367,20 @@ class Calls:
             raise ServerUnreachable(f"What answers at {self._shown_url} is not this jobserver: {error}.") from None
 
     def _perform(self, request: Request) -> Steps[Response]:
-        for repeat in range(self._repeats + 1):
+        repeat = 0
+        while True:
             outcome = yield request
-            assert isinstance(outcome, Response | Lost)
+            assert outcome is not None
             if isinstance(outcome, Response) and (outcome.status < 300 or outcome.status in request.answers):
                 return outcome
             pause = self._pause_before_repeat(request, outcome, repeat)
-            if pause is None or repeat == self._repeats:
-                break
-            yield Pause(pause)
-        if isinstance(outcome, Lost):
-            raise ServerUnreachable(f"No answer from {self._shown_url}: {outcome.reason}.")
-        raise RequestRefused(outcome.status, _problem(outcome))
+            if repeat < self._repeats and pause is not None:
+                yield Pause(pause)
+                repeat += 1
+            elif isinstance(outcome, Lost):
+                raise ServerUnreachable(f"No answer from {self._shown_url}: {outcome.reason}.")
+            else:
+                raise RequestRefused(outcome.status, _problem(outcome))
 
     def _pause_before_repeat(self, request: Request, outcome: Response | Lost, repeat: int) -> float | None:
         """Seconds, or None where repeating is not safe or does not help."""
@@ -412,11 +421,12 @@ def _new_key() -> str:
 
 
 def _requested(request: JobRequest | str, payload: Any, options: JobOptions) -> JobRequest:
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if isinstance(request, str):
-        return JobRequest(type=request, payload=payload, **options)
+        return JobRequest(type=request, payload=payload, **given)
     if payload is not None:
         raise TypeError("a JobRequest has its payload already")
-    return msgspec.structs.replace(request, **options)
+    return msgspec.structs.replace(request, **given)
 
 
 def _chunks(bodies: Iterable[SubmitBody]) -> Iterator[builtins.list[SubmitBody]]:
@@ -460,7 +470,7 @@ def _id(job_id: UUID | str) -> str:
 def _name(queue: str) -> str:
     if _NAME.match(queue) is None:
         raise Invalid("$.path.name", f"Expected a queue's name, got {queue!a}")
-    return quote(queue, safe="")
+    return queue
 
 
 def _query(fields: Filters | DeadFilters | Selection) -> Iterator[tuple[str, str]]:
@@ -538,7 +548,7 @@ def _arguments(request: Request) -> dict[str, Any]:
         "params": request.query or None,
         "content": request.body,
         "headers": None if request.body is None else _JSON,
-        "timeout": request.seconds,
+        "timeout": httpx.Timeout(request.seconds, connect=min(request.seconds, CONNECT_SECONDS)),
     }
 
 
@@ -646,7 +656,7 @@ class Client:
 
     def dlq(self, *, limit: int | None = None, **filters: Unpack[DeadFilters]) -> AsyncIterator[Job]:
         """Failed jobs, the most recently failed first. Filters as those of `list`, without status."""
-        return self._pages({**filters}, limit, dead=True)
+        return self._pages(filters, limit, dead=True)
 
     async def replay(
         self, ids: Iterable[UUID] | None = None, *, limit: int = 1_000, **selection: Unpack[Selection]
@@ -686,7 +696,7 @@ class Client:
         """Whether the server is ready. Does not raise when it says that it is not."""
         return (await self.run(self.calls.health())).value
 
-    async def _pages(self, filters: Filters, limit: int | None, *, dead: bool) -> AsyncIterator[Job]:
+    async def _pages(self, filters: Filters | DeadFilters, limit: int | None, *, dead: bool) -> AsyncIterator[Job]:
         left = limit
         cursor: str | None = None
         while left is None or left > 0:
@@ -790,7 +800,7 @@ class SyncClient:
 
     def dlq(self, *, limit: int | None = None, **filters: Unpack[DeadFilters]) -> Iterator[Job]:
         """See Client.dlq."""
-        return self._pages({**filters}, limit, dead=True)
+        return self._pages(filters, limit, dead=True)
 
     def replay(
         self, ids: Iterable[UUID] | None = None, *, limit: int = 1_000, **selection: Unpack[Selection]
@@ -829,7 +839,7 @@ class SyncClient:
         """See Client.health."""
         return self.run(self.calls.health()).value
 
-    def _pages(self, filters: Filters, limit: int | None, *, dead: bool) -> Iterator[Job]:
+    def _pages(self, filters: Filters | DeadFilters, limit: int | None, *, dead: bool) -> Iterator[Job]:
         left = limit
         cursor: str | None = None
         while left is None or left > 0:

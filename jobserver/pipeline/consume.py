@@ -177,7 +177,7 @@ class Consumers:
             await self._pause(_RECONNECT_SECONDS)
             return
         self._turn += 1
-        count = min(self.free, _MAX_FETCH)
+        count = min(self.free, max(1, (self._options.workers + 1) // 2), _MAX_FETCH)
         worker_id = self._options.worker_id
         fetched = await self._stream.fetch(streams, worker_id, count)
         if not fetched.deliveries and not fetched.made_group:

@@ -334,7 +334,9 @@ def _postgres_engine(url: URL, pool_size: int) -> AsyncEngine:
             "server_settings": {
                 "application_name": "jobserver",
                 "jit": "off",
-                # Plans are cached, often from a time when the table was empty; every statement here has its index.
+                # A plan made for a table that was empty, or for one batch's arrays, can be a thousand times slower
+                # than the generic one. Every statement here has its index.
+                "plan_cache_mode": "force_generic_plan",
                 "enable_seqscan": "off",
                 "enable_hashjoin": "off",
                 "enable_mergejoin": "off",

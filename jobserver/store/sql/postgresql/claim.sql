@@ -5,7 +5,7 @@ WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 wanted AS (SELECT * FROM unnest(:id, :fence) AS w(id, fence)),
 held AS (
     -- Locked in the order of ids: two batches cannot wait for each other.
-    SELECT j.id FROM jobs j JOIN wanted w ON w.id = j.id ORDER BY j.id FOR UPDATE OF j
+    SELECT j.id, w.fence FROM jobs j JOIN wanted w ON w.id = j.id ORDER BY j.id FOR UPDATE OF j
 )
 UPDATE jobs AS j SET
     status = 'running',
@@ -16,11 +16,11 @@ UPDATE jobs AS j SET
     lease_expires_at = clock.now + make_interval(secs => :lease_seconds),
     worker_id = :worker_id,
     claim_token = :token
-FROM wanted w JOIN held ON held.id = w.id, clock
-WHERE j.id = w.id
+FROM held, clock
+WHERE j.id = held.id
     AND j.status IN ('queued', 'scheduled', 'retrying')
     -- A stale message matches no row: the job has moved on since it was published.
-    AND j.fence = w.fence
+    AND j.fence = held.fence
     AND j.due_at <= clock.now
     AND (j.expires_at IS NULL OR j.expires_at > clock.now)
     AND NOT EXISTS (SELECT FROM queues q WHERE q.name = j.queue AND q.paused)

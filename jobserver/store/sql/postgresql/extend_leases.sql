@@ -2,9 +2,9 @@
 -- Takes: id uuid[], fence bigint[], lease_seconds float8
 -- Returns: id of the jobs that are still ours
 WITH input AS (SELECT * FROM unnest(:id, :fence) AS i(id, fence)),
-held AS (SELECT j.id FROM jobs j JOIN input i ON i.id = j.id ORDER BY j.id FOR UPDATE OF j)
+held AS (SELECT i.* FROM jobs j JOIN input i ON i.id = j.id ORDER BY j.id FOR UPDATE OF j)
 UPDATE jobs AS j SET lease_expires_at = clock_timestamp() + make_interval(secs => :lease_seconds)
-FROM input i JOIN held ON held.id = i.id
+FROM held AS i
 WHERE j.id = i.id
     AND j.status = 'running'
     -- A fence that moved on refuses: somebody reclaimed the job.

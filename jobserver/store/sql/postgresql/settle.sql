@@ -13,7 +13,7 @@ input AS (
 ),
 held AS (
     -- Locked in the order of ids: two batches cannot wait for each other.
-    SELECT j.id FROM jobs j JOIN input i ON i.id = j.id ORDER BY j.id FOR UPDATE OF j
+    SELECT i.* FROM jobs j JOIN input i ON i.id = j.id ORDER BY j.id FOR UPDATE OF j
 ),
 settled AS (
 UPDATE jobs AS j SET
@@ -33,7 +33,7 @@ UPDATE jobs AS j SET
     END,
     due_at = CASE WHEN i.status IN ('completed', 'failed', 'canceled') THEN j.due_at ELSE clock.now + make_interval(secs => i.delay_seconds) END,
     available_at = CASE WHEN i.status IN ('completed', 'failed', 'canceled') THEN j.due_at ELSE clock.now + make_interval(secs => i.delay_seconds) END
-FROM input i JOIN held ON held.id = i.id, clock
+FROM held AS i, clock
 WHERE j.id = i.id
     AND j.status = 'running'
     -- A stale attempt matches no row: its lease was taken.

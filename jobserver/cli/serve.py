@@ -1,0 +1,138 @@
+"""`jobserver serve`: settings from flags, environment and `.env`; then a server until a signal stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from jobserver import __version__
+from jobserver.cli.options import HANDLERS_HELP, ServerCommand, handlers_argument, server_options, settings_from
+from jobserver.cli.output import printable
+from jobserver.settings import Settings
+
+if TYPE_CHECKING:  # the server is imported when one is started: --help need not wait for it
+    from jobserver.server import Facts, Server
+
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+HELP: Final = f"""Run a server: the HTTP API, and consumers of jobs.
+
+\b
+  jobserver serve
+  jobserver serve mail:handlers --workers 8 --queues mail,default
+
+The first one starts engines of its own and keeps their data in the folder .jobserver. {HANDLERS_HELP}
+The current folder is on the module path.
+
+Every option is a variable of the environment too, named in brackets, and of the file .env in the current
+folder. The command line is stronger than the environment, and that than .env. A DURATION is a number with
+s, m, h or d.
+"""
+
+
+def serve(**values: Any) -> None:
+    asked = values.pop("log_format")
+    # JSON is for machines: who watches a terminal reads text, unless the format was given.
+    settings = settings_from({**values, "log_format": asked or ("console" if sys.stderr.isatty() else "json")})
+    # Beside the installed command this folder would be missing; `python -m jobserver` has it already.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+    from jobserver.telemetry.logs import configure_logs
+
+    configure_logs(settings.log_format, settings.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        # Where JSON was asked for, `server_started` says the banner's facts to machines.
+        runner.run(Serving(settings, with_banner=asked != "json").run())
+
+
+serve_command = ServerCommand(
+    "serve",
+    callback=serve,
+    params=[handlers_argument(), *server_options()],
+    help=HELP,
+    short_help="Run a server: the HTTP API, and consumers of jobs.",
+)
+
+
+class Serving:
+    """One run of a server in the foreground, and what signals do to it."""
+
+    def __init__(self, settings: Settings, *, with_banner: bool) -> None:
+        self._settings = settings
+        self._with_banner = with_banner
+        self._server: Server | None = None
+        self._signals = 0
+
+    async def run(self) -> None:
+        """Until it was stopped and has drained. Raises ConfigurationError."""
+        from jobserver.server import Server
+
+        loop = asyncio.get_running_loop()
+        starting = asyncio.current_task()
+        assert starting is not None
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number, starting)
+        try:
+            async with Server(self._settings) as server:
+                self._server = server
+                if self._with_banner:
+                    click.echo(banner(server.facts), err=True)
+                await server.serve()
+        except asyncio.CancelledError:
+            # Stopped before it had started: nothing to drain, and nothing wrong.
+            if self._server is not None or not self._signals:
+                raise
+            starting.uncancel()
+        finally:
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals, starting: asyncio.Task[Any]) -> None:
+        self._signals += 1
+        if self._server is None:
+            if self._signals == 1:
+                starting.cancel()
+        elif self._signals == 1:
+            self._server.stop()
+            if number == signal.SIGINT or sys.stderr.isatty():
+                jobs = self._server.draining_jobs
+                click.echo(f"draining {jobs} {'job' if jobs == 1 else 'jobs'}, Ctrl-C again to stop now", err=True)
+        else:
+            self._server.stop_now()
+
+
+def banner(facts: Facts) -> str:
+    """What a person wants to see once the server listens."""
+    lines = [f"jobserver {__version__}  {facts.url or 'no HTTP API (--no-http)'}", ""]
+    consumers = f"{facts.consumers} {'consumer' if facts.consumers == 1 else 'consumers'}"
+    rows = [
+        ("data", facts.data),
+        ("engines", " + ".join(facts.engines)),
+        ("runs", consumers if facts.consumers else "no jobs: this process is the API only"),
+    ]
+    if facts.types:
+        rows.append(("types", ", ".join(facts.types)))
+    rows += [("warning", warning) for warning in facts.warnings]
+    lines += [f"  {name:<8} {printable(value)}" for name, value in rows]
+    if facts.url is not None:
+        example = '{"type": "echo", "payload": "hello"}'
+        lines += ["", f"  try      curl --json '{example}' {facts.url}/jobs"]
+    lines.append("")
+    return "\n".join(lines)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
