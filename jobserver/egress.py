@@ -45,11 +45,11 @@ _REFUSED_V6: Final = tuple(
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
-class TargetRefused(JobserverError):  # noqa: N818  # named like Refused and its kind
+class TargetRefused(JobserverError):  # named like Refused and its kind
     """The target is not a public address, and private ones are not allowed."""
 
 
-class ResponseTooLarge(JobserverError):  # noqa: N818
+class ResponseTooLarge(JobserverError):
     """The response has more bytes than allowed."""
 
 

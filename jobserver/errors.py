@@ -1,21 +1,21 @@
 """Every exception that leaves a public function of jobserver.
 
-    JobserverError
-    ├── ConfigurationError        a setting, a URL, a handler: the process cannot start (exit code 2)
-    ├── Unavailable               an engine does not answer, or a queue in memory is full: repeat later
-    │   ├── DatabaseUnavailable
-    │   ├── StreamUnavailable
-    │   └── Overloaded
-    ├── Refused                   a request that is well-formed and still not done
-    │   ├── NotFound
-    │   ├── Conflict              the state of the job does not permit it
-    │   ├── KeyReused             an idempotency key came back with another body
-    │   └── Invalid               a value is not acceptable; names its path
-    └── Signal                    raised by handlers to say how an attempt ends
-        ├── Retry                 again, after this many seconds (costs a retry)
-        ├── NotRetryable          failed at once
-        ├── Snooze                again, after this many seconds (costs no attempt)
-        └── Cancel                canceled
+JobserverError
+├── ConfigurationError        a setting, a URL, a handler: the process cannot start (exit code 2)
+├── Unavailable               an engine does not answer, or a queue in memory is full: repeat later
+│   ├── DatabaseUnavailable
+│   ├── StreamUnavailable
+│   └── Overloaded
+├── Refused                   a request that is well-formed and still not done
+│   ├── NotFound
+│   ├── Conflict              the state of the job does not permit it
+│   ├── KeyReused             an idempotency key came back with another body
+│   └── Invalid               a value is not acceptable; names its path
+└── Signal                    raised by handlers to say how an attempt ends
+    ├── Retry                 again, after this many seconds (costs a retry)
+    ├── NotRetryable          failed at once
+    ├── Snooze                again, after this many seconds (costs no attempt)
+    └── Cancel                canceled
 """
 
 from __future__ import annotations

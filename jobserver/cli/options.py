@@ -97,6 +97,7 @@ SECTIONS: Final[Mapping[str, Sequence[ServerOption]]] = {
 HANDLERS_HELP: Final = "MODULE:HANDLERS, or JOBSERVER_HANDLERS, names a Handlers object of your own."
 
 _BY_FIELD: Final = {option.field: option for section in SECTIONS.values() for option in section}
+_BY_NAME: Final = {option.name: option for option in _BY_FIELD.values()}
 _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(Settings)}
 
 
@@ -113,10 +114,9 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
     """Settings from what click parsed. Raises ConfigurationError."""
     fields: dict[str, Any] = {}
     for name, value in values.items():
-        if value is None:
-            continue
-        field = name.removeprefix("no_")
-        fields[field] = (not value) if field in _BY_FIELD and _BY_FIELD[field].negated else value
+        option = _BY_NAME.get(name)
+        if value is not None:
+            fields[name if option is None else option.field] = (not value) if option and option.negated else value
     return Settings(**fields)
 
 

@@ -15,7 +15,7 @@ import click
 from jobserver import __version__
 from jobserver.cli.options import HANDLERS_HELP, ServerCommand, handlers_argument, server_options, settings_from
 from jobserver.cli.output import printable
-from jobserver.settings import Settings
+from jobserver.errors import ConfigurationError, Unavailable
 
 if TYPE_CHECKING:  # the server is imported when one is started: --help need not wait for it
     from jobserver.server import Facts, Server
@@ -45,12 +45,15 @@ def serve(**values: Any) -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
+    from jobserver.server import Server
     from jobserver.telemetry.logs import configure_logs
 
     configure_logs(settings.log_format, settings.log_level)
+    # Before there is a loop: modules of users may run one of their own while they are imported.
+    server = Server(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         # Where JSON was asked for, `server_started` says the banner's facts to machines.
-        runner.run(Serving(settings, with_banner=asked != "json").run())
+        runner.run(Serving(server, with_banner=asked != "json").run())
 
 
 serve_command = ServerCommand(
@@ -65,39 +68,41 @@ serve_command = ServerCommand(
 class Serving:
     """One run of a server in the foreground, and what signals do to it."""
 
-    def __init__(self, settings: Settings, *, with_banner: bool) -> None:
-        self._settings = settings
+    def __init__(self, server: Server, *, with_banner: bool) -> None:
+        self._server = server
         self._with_banner = with_banner
-        self._server: Server | None = None
+        self._started = False
         self._signals = 0
 
     async def run(self) -> None:
         """Until it was stopped and has drained. Raises ConfigurationError."""
-        from jobserver.server import Server
-
         loop = asyncio.get_running_loop()
         starting = asyncio.current_task()
         assert starting is not None
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number, starting)
         try:
-            async with Server(self._settings) as server:
-                self._server = server
+            async with self._server as server:
+                self._started = True
                 if self._with_banner:
                     click.echo(banner(server.facts), err=True)
                 await server.serve()
         except asyncio.CancelledError:
             # Stopped before it had started: nothing to drain, and nothing wrong.
-            if self._server is not None or not self._signals:
+            if self._started or not self._signals:
                 raise
             starting.uncancel()
+        except (Unavailable, TimeoutError) as error:
+            if self._started:
+                raise
+            raise ConfigurationError(f"The server could not start: {error or 'an engine took too long'}.") from error
         finally:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
 
     def _on_signal(self, number: signal.Signals, starting: asyncio.Task[Any]) -> None:
         self._signals += 1
-        if self._server is None:
+        if not self._started:
             if self._signals == 1:
                 starting.cancel()
         elif self._signals == 1:

@@ -265,9 +265,7 @@ def bounded(text: str, limit: int) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
-def bounded_error(
-    kind: str, message: str, *, traceback: str | None = None, retryable: bool = True
-) -> JobError:
+def bounded_error(kind: str, message: str, *, traceback: str | None = None, retryable: bool = True) -> JobError:
     """A JobError whose strings are fit for storage."""
     return JobError(
         type=bounded(kind, MAX_ERROR_TYPE),

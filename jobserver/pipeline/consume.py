@@ -35,6 +35,8 @@ _REPEATS_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 _RECONNECT_SECONDS: Final = 0.25
 _MAX_FETCH: Final = 500
 _MAX_STREAMS: Final = 3_000
+# After a cancelled handler's grace, for writing what became of it.
+_LAST_WRITES_SECONDS: Final = 10.0
 
 
 def fetch_order(turn: int, queues: Sequence[str]) -> list[Stream]:
@@ -125,7 +127,12 @@ class Consumers:
             async with asyncio.timeout(within_seconds):
                 await self._empty.wait()
         self.hurry()
-        await self._empty.wait()
+        try:
+            async with asyncio.timeout(_LAST_WRITES_SECONDS):
+                await self._empty.wait()
+        except TimeoutError:
+            # Their ends cannot be written: the leases end, and another process takes the jobs.
+            logger.error("drain_incomplete", extra={"jobs": len(self._holdings)})
 
     def hurry(self) -> None:
         """Cancel what runs; it is handed back."""
@@ -145,14 +152,22 @@ class Consumers:
         """Claim messages that are in our hands, whoever fetched them."""
         for delivery in deliveries:
             if self._draining.is_set():
-                return  # they stay pending: another process reclaims them
+                # Fetched while the stop began: back to the stream, for another process.
+                self._return(delivery)
+                continue
             self._occupy()
             try:
                 future = self.claims.put(delivery)
             except Unavailable:
                 self._release()
-                return
+                self._return(delivery)
+                continue
             future.add_done_callback(functools.partial(self._claimed, delivery))
+
+    def _return(self, delivery: Delivery) -> None:
+        queue, priority = delivery.stream
+        self._deliveries.acknowledge([delivery])
+        self._deliveries.publish([Message(delivery.job_id, delivery.fence, queue, priority, delivery.available_at_us)])
 
     # fetch
 

@@ -69,8 +69,8 @@ class Finisher:
             self._flush,
             flights=1 if store.database.sqlite else 2,
             max_weight=500,
-            # More than there are consumers: an end is never refused.
-            max_waiting=1_000_000,
+            # Twice the largest number of consumers: an end is never refused.
+            max_waiting=20_000,
             observe=observe,
         )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 
-from jobserver.errors import DatabaseUnavailable, Invalid, KeyReused
+from jobserver.errors import DatabaseUnavailable, Invalid, KeyReused, Overloaded, Refused, Unavailable
 from jobserver.job.model import Priority, Status, Submission, TypeInfo
 from jobserver.job.times import instant_us
 from jobserver.job.wire import PRIORITIES, SubmitBody, fingerprint
@@ -25,6 +25,7 @@ from jobserver.telemetry import Telemetry
 _REPEATS_SECONDS: Final = (0.05, 0.25, 1.0)
 _PATIENCE_SECONDS: Final = 2.0
 MAX_FLUSH: Final = 2_000
+_REASONS: Final = {Invalid: "invalid", KeyReused: "key_reused", Overloaded: "overloaded"}
 
 Group = tuple[Submission, ...]
 
@@ -72,18 +73,29 @@ class Submitter:
 
     async def submit(self, body: SubmitBody, *, scope: str, trace_context: str | None) -> Inserted:
         """Store one job. Raises Invalid, KeyReused, Overloaded and DatabaseUnavailable."""
-        submission = await self._accepted(body, "$", scope, trace_context)
-        [inserted] = await self.batcher.submit((submission,))
+        with self._counting_refusals():
+            submission = await self._accepted(body, "$", scope, trace_context)
+            [inserted] = await self.batcher.submit((submission,))
         return inserted
 
     async def submit_many(
         self, bodies: Sequence[SubmitBody], *, scope: str, trace_context: str | None
     ) -> list[Inserted]:
         """Store jobs together or not at all, in order. Paths of Invalid start at the request: `$.jobs[3].type`."""
-        group = [
-            await self._accepted(body, f"$.jobs[{index}]", scope, trace_context) for index, body in enumerate(bodies)
-        ]
-        return await self.batcher.submit(tuple(group))
+        with self._counting_refusals():
+            group = [
+                await self._accepted(body, f"$.jobs[{index}]", scope, trace_context)
+                for index, body in enumerate(bodies)
+            ]
+            return await self.batcher.submit(tuple(group))
+
+    @contextlib.contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except (Refused, Unavailable) as error:
+            self._telemetry.rejected(_REASONS.get(type(error), "unavailable"))
+            raise
 
     async def _accepted(self, body: SubmitBody, at: str, scope: str, trace_context: str | None) -> Submission:
         info = await self._types.find(body.type)

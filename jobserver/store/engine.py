@@ -34,6 +34,7 @@ from jobserver.store.migrations import HEAD
 STATEMENT_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 5.0
 CHECKOUT_SECONDS: Final = 5.0
+SQLITE_MINIMUM: Final = (3, 38)  # the ->> operator
 
 
 class Row(Protocol):
@@ -425,7 +426,9 @@ async def check_reachable(url: str) -> str:
         async with asyncio.timeout(CONNECT_SECONDS + 5):
             async with database._reader.connect() as connection:
                 query = "SELECT sqlite_version()" if database.sqlite else "SHOW server_version"
-                version = (await connection.execute(sa.text(query))).scalar()
+                version = str((await connection.execute(sa.text(query))).scalar())
+        if database.sqlite and tuple(map(int, version.split(".")[:2])) < SQLITE_MINIMUM:
+            raise ConfigurationError(f"This Python comes with SQLite {version}: at least 3.38 is needed.")
         return f"{'SQLite' if database.sqlite else 'PostgreSQL'} {version}"
     except (SQLAlchemyError, *_UNAVAILABLE) as error:
         raise ConfigurationError(f"The database {shown} cannot be used: {_sentence(_cause(error))}.") from error

@@ -1,0 +1,142 @@
+"""A server that is full, killed, paused or wiped: an exception within its time, and no lie afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from jobserver.errors import StreamUnavailable
+from jobserver.stream.client import StreamClient
+from jobserver.stream.jobs import Batch, Dead, JobStream
+from tests.engines import RedisServer, eventually
+from tests.stream.messages import ME, NORMAL, ids, length, message, pending, published
+
+
+async def test_under_a_full_memory_frees_succeed_and_additions_are_reported(
+    stream: JobStream, client: StreamClient
+) -> None:
+    sent = await published(stream, [message() for _ in range(50)])
+    done = (await stream.fetch([NORMAL], ME, 10)).deliveries
+    await client.commands.config_set("maxmemory-policy", "noeviction")
+    await client.commands.config_set("maxmemory", 1)
+    more = [message() for _ in range(4)]
+    dead = Dead(more[0].job_id, 1, "t")
+    refused = await stream.apply(Batch(acks=done, adds=more[:2], delays=more[2:], dead=[dead]))
+    assert refused is not None
+    assert refused.startswith("5 additions failed")
+    assert "OOM" in refused
+    assert (await length(client, stream), await pending(client, stream)) == (40, 0)
+    # Reading, taking over and looking go on.
+    assert ids((await stream.fetch([NORMAL], ME, 5)).deliveries) == sent[10:15]
+    found, _ = await stream.reclaim(NORMAL, "other", min_idle_ms=0, cursor="0-0", count=10)
+    assert ids(found) == sent[10:15]
+    assert await stream.watermarks([NORMAL]) == {NORMAL: 1_000}
+    await client.commands.config_set("maxmemory", 0)
+    assert await stream.apply(Batch(adds=more)) is None
+    assert await length(client, stream) == 44
+
+
+async def test_a_full_memory_does_not_stop_the_promotion_of_the_rest(stream: JobStream, client: StreamClient) -> None:
+    """What cannot be added is mended by reconcile; the script itself ends."""
+    await stream.apply(Batch(delays=[message(available_at_us=number) for number in (1, 2, 900)]))
+    await client.commands.config_set("maxmemory", 1)
+    assert await stream.promote([NORMAL], now_us=10, limit=10) == (2, 900)
+    await client.commands.config_set("maxmemory", 0)
+    assert await length(client, stream) == 0
+
+
+async def test_a_killed_server_is_unavailable_at_once_and_usable_after_its_return(own_redis: RedisServer) -> None:
+    client = StreamClient(own_redis.url)
+    stream = JobStream(client, "t")
+    await published(stream, [message()])
+    own_redis.kill()
+    started = time.monotonic()
+    with pytest.raises(StreamUnavailable):
+        await stream.apply(Batch(adds=[message()]))
+    with pytest.raises(StreamUnavailable):
+        await stream.wait([NORMAL], ME, 1)
+    with pytest.raises(StreamUnavailable):
+        await stream.reclaim(NORMAL, ME, min_idle_ms=0, cursor="0-0", count=1)
+    with pytest.raises(StreamUnavailable):
+        await client.ping()
+    assert time.monotonic() - started < 3
+    own_redis.restart()
+    sent = await published(stream, [message()])
+    assert sent[0] in ids((await stream.fetch([NORMAL], ME, 10)).deliveries)
+    await client.close()
+
+
+async def test_a_server_killed_during_a_wait_is_unavailable(own_redis: RedisServer) -> None:
+    client = StreamClient(own_redis.url)
+    stream = JobStream(client, "t")
+    await stream.fetch([NORMAL], ME, 1)
+    waiting = asyncio.create_task(stream.wait([NORMAL], ME, 1))
+
+    async def blocked() -> bool:
+        return any(int(each.get("tot-net-in", 1)) and each["cmd"] == "xreadgroup" for each in await clients())
+
+    async def clients() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = await client.commands.client_list()
+        return found
+
+    await eventually(blocked)
+    own_redis.kill()
+    with pytest.raises(StreamUnavailable):
+        async with asyncio.timeout(3):
+            await waiting
+    await client.close()
+
+
+async def test_a_paused_server_is_unavailable_within_three_seconds(own_redis: RedisServer) -> None:
+    client = StreamClient(own_redis.url)
+    stream = JobStream(client, "t")
+    await published(stream, [message()])
+    own_redis.pause()
+    started = time.monotonic()
+
+    async def refused() -> None:
+        with pytest.raises(StreamUnavailable):
+            await stream.apply(Batch(adds=[message()]))
+
+    # More than there are connections.
+    await asyncio.gather(*(refused() for _ in range(12)))
+    assert time.monotonic() - started < 3
+    own_redis.resume()
+    await published(stream, [message()])
+    await client.close()
+
+
+async def test_a_paused_server_does_not_hold_a_wait_for_long(own_redis: RedisServer) -> None:
+    client = StreamClient(own_redis.url)
+    stream = JobStream(client, "t")
+    await stream.fetch([NORMAL], ME, 1)
+    own_redis.pause()
+    with pytest.raises(StreamUnavailable):
+        async with asyncio.timeout(8):
+            await stream.wait([NORMAL], ME, 1)
+    own_redis.resume()
+    await published(stream, [message()])
+    assert (await stream.fetch([NORMAL], ME, 10)).deliveries
+    await client.close()
+
+
+async def test_listening_to_a_server_that_is_gone_ends(own_redis: RedisServer) -> None:
+    client = StreamClient(own_redis.url)
+    stream = JobStream(client, "t")
+
+    async def listen() -> None:
+        async with stream.listening() as wakes:
+            own_redis.kill()
+            while True:
+                await wakes.next()
+
+    with pytest.raises(StreamUnavailable):
+        async with asyncio.timeout(5):
+            await listen()
+    own_redis.restart()
+    async with stream.listening() as wakes:
+        await stream.wake([message().job_id])
+        assert await eventually(wakes.next)
+    await client.close()
