@@ -26,6 +26,7 @@ from http import HTTPStatus
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypedDict, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
@@ -521,8 +522,9 @@ class _Options(msgspec.Struct, frozen=True):
 
 def _options(url: str) -> _Options:
     try:
+        urlsplit(url)  # sees through brackets that httpx takes for a host
         parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError) as error:
+    except (httpx.InvalidURL, ValueError) as error:
         raise ConfigurationError(f"The server's URL {url!a} is not readable: {error}.") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigurationError(f"The server's URL {url!a} should look like {DEFAULT_URL}.")

@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Literal, Self
 
@@ -93,8 +93,10 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def open_engines(settings: Settings) -> AsyncIterator[Engines]:
+async def open_engines(settings: Settings, *, on_restart: Callable[[], None] | None = None) -> AsyncIterator[Engines]:
     """Start the embedded engines or reach the given ones, and bring the schema up to date.
+
+    `on_restart` hears that an embedded Valkey died and was started again.
 
     Raises ConfigurationError with one sentence.
     """
@@ -103,7 +105,7 @@ async def open_engines(settings: Settings) -> AsyncIterator[Engines]:
             # Imported on use: real engines do not need it, and it needs a Unix.
             from jobserver.embedded import EmbeddedEngines
 
-            embedded = await stack.enter_async_context(EmbeddedEngines(settings.data_dir))
+            embedded = await stack.enter_async_context(EmbeddedEngines(settings.data_dir, on_restart=on_restart))
             sql_url, redis_url, data, alone = embedded.database_url, embedded.redis_url, str(embedded.folder), True
         else:
             sql_url, redis_url = settings.database_url, settings.redis_url
@@ -139,6 +141,7 @@ class Server:
         self._stopping = asyncio.Event()
         self._now = asyncio.Event()
         self._draining = False
+        self._built = False
         self._socket: socket.socket | None = None
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.url: str = ""
@@ -179,7 +182,7 @@ class Server:
             # First of all: a port that is taken is said at once, before anything is touched.
             self._socket = _bound(settings.host, settings.port)
             stack.callback(self._socket.close)
-        engines = await stack.enter_async_context(open_engines(settings))
+        engines = await stack.enter_async_context(open_engines(settings, on_restart=self._redis_restarted))
         self._build(engines)
         await self.types.register()
         await self.queues.refresh()
@@ -341,6 +344,12 @@ class Server:
             self.sample.loop,
         )
         self._own_gauges(database)
+        self._built = True
+
+    def _redis_restarted(self) -> None:
+        """The embedded Valkey may have lost its last second of writes."""
+        if self._built:
+            self.reconcile.resumed()
 
     def _own_gauges(self, database: Database) -> None:
         metrics = self.telemetry.metrics

@@ -131,6 +131,10 @@ class Batcher(Generic[Item, Answer]):
             await self._carry(batch[:middle])
             await self._carry(batch[middle:])
             return
+        if len(answers) != len(batch):
+            # A fault of the flush: it must not end the flight, and with it every caller to come.
+            self._fail(batch, RuntimeError(f"{self.name}: {len(answers)} answers to {len(batch)} items"))
+            return
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue

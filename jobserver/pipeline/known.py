@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import jsonschema
@@ -18,6 +19,8 @@ from jobserver.store.jobs import JobStore
 
 MAX_QUEUES: Final = 1_000
 _LOOK_SECONDS: Final = 1.0
+# A registration has the time of its statement and is seen from its commit on: look back further than one takes.
+_OVERLAP: Final = timedelta(seconds=60)
 
 
 class Types:
@@ -43,9 +46,9 @@ class Types:
     async def refresh(self) -> None:
         """Look what others registered since the last look."""
         self._looked = time.monotonic()
-        for info, updated_at in await self._store.types_since(self._seen):
+        for info, updated_at in await self._store.types_since(self._seen - _OVERLAP):
             self._seen = max(self._seen, updated_at)
-            if info.type not in self._own:
+            if info.type not in self._own and self._others.get(info.type) != info:
                 self._others[info.type] = info
                 self._checks[info.type] = _schema_check(info.schema)
 

@@ -171,9 +171,10 @@ class Submitter:
         # The ids are ours, so an insert whose commit was not confirmed may be repeated.
         started = time.monotonic()
         for delay in _REPEATS_SECONDS:
-            with contextlib.suppress(DatabaseUnavailable):
+            try:
                 return await self._store.insert(groups)
-            if time.monotonic() - started > _PATIENCE_SECONDS:
-                break
+            except DatabaseUnavailable:
+                if time.monotonic() - started > _PATIENCE_SECONDS:
+                    raise
             await asyncio.sleep(delay)
         return await self._store.insert(groups)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import AsyncScript
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from jobserver.errors import ConfigurationError, StreamUnavailable
 
 COMMAND_SECONDS: Final = 2.0
+# With what it may wait for a place in the pool.
+CALL_SECONDS: Final = COMMAND_SECONDS + 0.5
 BLOCK_MILLISECONDS: Final = 1_000
 MINIMUM_VERSION: Final = (6, 2)
 
@@ -32,7 +36,7 @@ class StreamClient:
 
     def __init__(self, url: str) -> None:
         self.commands: Any = _client(url, connections=8, seconds=COMMAND_SECONDS)
-        self.reader: Any = _client(url, connections=2, seconds=BLOCK_MILLISECONDS / 1000 + 5)
+        self.reader: Any = _client(url, connections=2, seconds=BLOCK_MILLISECONDS / 1000 + COMMAND_SECONDS)
         folder = resources.files("jobserver.stream") / "scripts"
         self._scripts: dict[str, AsyncScript] = {
             name: self.commands.register_script((folder / f"{name}.lua").read_text(encoding="utf-8"))
@@ -41,18 +45,18 @@ class StreamClient:
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script of `scripts/`. Raises StreamUnavailable."""
-        async with available():
+        async with available(CALL_SECONDS):
             return await self._scripts[name](keys=keys, args=args)
 
     async def version(self) -> str:
         """Such as "Valkey 9.1.2"."""
-        async with available():
+        async with available(CALL_SECONDS):
             info: dict[str, Any] = await self.commands.info("server")
         name = str(info.get("server_name", "redis")).capitalize()
         return f"{name} {info.get('valkey_version') or info['redis_version']}"
 
     async def ping(self) -> None:
-        async with available():
+        async with available(CALL_SECONDS):
             await self.commands.ping()
 
     async def close(self) -> None:
@@ -62,10 +66,11 @@ class StreamClient:
 
 
 @asynccontextmanager
-async def available() -> AsyncIterator[None]:
-    """Whatever says "Redis is away" or "Redis will not" becomes StreamUnavailable."""
+async def available(seconds: float | None = None) -> AsyncIterator[None]:
+    """Whatever says "Redis is away" or "Redis will not" becomes StreamUnavailable; so does taking longer."""
     try:
-        yield
+        async with asyncio.timeout(seconds):
+            yield
     except (RedisError, OSError, TimeoutError) as error:
         raise StreamUnavailable(str(error) or type(error).__name__) from error
 
@@ -78,8 +83,9 @@ def _client(url: str, *, connections: int, seconds: float) -> Redis:
         "socket_connect_timeout": COMMAND_SECONDS,
         "health_check_interval": 15,
         "protocol": 2,
-        # A repeated XADD is a duplicate message, and those are harmless: the fence decides.
-        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1),
+        # A repeated XADD is a duplicate message, and those are harmless: the fence decides. A server that took too
+        # long is not asked again: the time is used up.
+        "retry": Retry(ExponentialBackoff(cap=0.2, base=0.02), 1, supported_errors=(RedisConnectionError,)),
         # With notifications an idle connection that the server closed surfaces as an error of the next command
         # (redis-py issue 4252).
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
@@ -93,11 +99,12 @@ def _client(url: str, *, connections: int, seconds: float) -> Redis:
 
 
 def shown(url: str) -> str:
-    """The URL without its password, for messages."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """The URL without its user and password, for messages."""
+    scheme, separator, rest = url.partition("://")
+    place, mark, query = rest.partition("?")
+    # They may stand before the host or, for this client, in the query.
+    kept = [(name, value) for name, value in parse_qsl(query) if name.lower() not in {"username", "password"}]
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{mark if kept else ''}{urlencode(kept)}"
 
 
 async def check_reachable(url: str) -> str:

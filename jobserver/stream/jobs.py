@@ -6,6 +6,7 @@ are harmless everywhere: the claim in SQL decides.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -16,8 +17,10 @@ from redis.exceptions import ResponseError
 
 from jobserver.errors import StreamUnavailable
 from jobserver.job.model import Delivery, Priority
-from jobserver.stream.client import BLOCK_MILLISECONDS, StreamClient, available
+from jobserver.stream.client import BLOCK_MILLISECONDS, CALL_SECONDS, StreamClient, available
 from jobserver.stream.keys import GROUP, Keys
+
+logger = logging.getLogger(__name__)
 
 Stream = tuple[str, Priority]
 
@@ -141,7 +144,7 @@ class JobStream:
     ) -> tuple[list[Delivery], str]:
         """Take over messages that are pending for longer than `min_idle_ms`. Returns them and the next cursor."""
         try:
-            async with available():
+            async with available(CALL_SECONDS):
                 reply = await self._client.commands.execute_command(
                     "XAUTOCLAIM",
                     self.keys.jobs(*stream),
@@ -189,7 +192,7 @@ class JobStream:
 
     async def dead_letters(self) -> list[tuple[UUID, int]]:
         """The feed of dead letters, newest first: (job, fence)."""
-        async with available():
+        async with available(CALL_SECONDS):
             entries = await self._client.commands.execute_command(
                 "XREVRANGE", self.keys.dlq, "+", "-", "COUNT", DLQ_MAXLEN
             )
@@ -201,7 +204,7 @@ class JobStream:
 
     async def wake(self, ids: Sequence[UUID]) -> None:
         """Tell every process that the cancel of these running jobs was requested."""
-        async with available():
+        async with available(CALL_SECONDS):
             await self._client.commands.publish(self.keys.wake, " ".join(str(job_id) for job_id in ids))
 
     @asynccontextmanager
@@ -237,7 +240,9 @@ def _member(message: Message) -> str:
 
 
 def _available_at(message: bytes) -> int:
-    return int(message.rpartition(b":")[2])
+    digits = message.rpartition(b":")[2]
+    # A stray entry says nothing of time: no job of its stream is judged until it was read.
+    return int(digits) if digits.isdigit() else 0
 
 
 def _deliveries(entries: Sequence[Any], stream: Stream) -> list[Delivery]:
@@ -246,8 +251,12 @@ def _deliveries(entries: Sequence[Any], stream: Stream) -> list[Delivery]:
         # Redis 6.2 returns nothing where XAUTOCLAIM meets a deleted entry.
         if entry is None or entry[0] is None or entry[1] is None:
             continue
-        job_id, fence, available_at = _fields(entry[1])[b"m"].decode().split(":")
-        found.append(Delivery(UUID(job_id), int(fence), int(available_at), stream, entry[0].decode()))
+        try:
+            job_id, fence, available_at = _fields(entry[1])[b"m"].decode().split(":")
+            found.append(Delivery(UUID(job_id), int(fence), int(available_at), stream, entry[0].decode()))
+        except (KeyError, ValueError):
+            # Somebody's stray entry. It must not stop the messages that came with it.
+            logger.warning("message_unreadable", extra={"queue": stream[0], "entry": entry[0].decode()})
     return found
 
 

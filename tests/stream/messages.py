@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import uuid_utils.compat
@@ -35,8 +35,8 @@ def ids(deliveries: Sequence[Delivery]) -> list[UUID]:
 
 async def pending(client: StreamClient, stream: JobStream, name: Stream = NORMAL) -> int:
     """How many entries of a stream were delivered and not acknowledged."""
-    summary: list[Any] = await client.commands.execute_command("XPENDING", stream.keys.jobs(*name), GROUP)
-    return int(summary[0])
+    summary: dict[str, int] = await client.commands.xpending(stream.keys.jobs(*name), GROUP)
+    return summary["pending"]
 
 
 async def length(client: StreamClient, stream: JobStream, name: Stream = NORMAL) -> int:
@@ -45,6 +45,5 @@ async def length(client: StreamClient, stream: JobStream, name: Stream = NORMAL)
 
 async def consumers(client: StreamClient, stream: JobStream, name: Stream = NORMAL) -> set[str]:
     """The names of the consumers of a stream."""
-    found = await client.commands.execute_command("XINFO", "CONSUMERS", stream.keys.jobs(*name), GROUP)
-    names = [each["name"] if isinstance(each, dict) else each[each.index(b"name") + 1] for each in found]
-    return {name.decode() if isinstance(name, bytes) else name for name in names}
+    found: list[dict[str, bytes]] = await client.commands.xinfo_consumers(stream.keys.jobs(*name), GROUP)
+    return {each["name"].decode() for each in found}

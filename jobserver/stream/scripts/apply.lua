@@ -5,7 +5,8 @@
 --       delay key score member             put a member into a delayed set
 --       dead  key maxlen id fence type     append to the capped feed of dead letters
 -- Returns: how many additions failed, and the first failure's text
--- Frees come first in ARGV: under a full memory they succeed, and a failed addition is mended by reconcile.
+-- Frees come first in ARGV: under a full memory they succeed, and after them the server permits the additions of
+-- the same call. Where nothing was freed additions fail, and reconcile mends them.
 local group = ARGV[1]
 local at = 2
 local failed = 0

@@ -10,7 +10,7 @@ for pair = 1, #KEYS, 2 do
         local due = redis.call('ZRANGEBYSCORE', KEYS[pair], '-inf', now, 'WITHSCORES', 'LIMIT', 0, left)
         local members = {}
         for each = 1, #due, 2 do members[#members + 1] = due[each] end
-        -- Freed first: under a full memory the additions fail, and reconcile mends them.
+        -- Freed first: under a full memory the additions would fail, and after a free they are permitted.
         for from = 1, #members, 1000 do
             redis.call('ZREM', KEYS[pair], unpack(members, from, math.min(from + 999, #members)))
         end

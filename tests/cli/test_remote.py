@@ -1,0 +1,264 @@
+"""The client commands against a server that runs: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jobserver.cli.output import age, as_json, printable
+from tests.cli.process import COMMAND, PROJECT, Serving, environment, jobserver
+
+HANDLERS = """
+from jobserver import Handlers, Cancel
+
+handlers = Handlers()
+
+@handlers.handler("hostile", max_retries=0)
+async def hostile(text: str) -> str:
+    raise ValueError(text)
+
+@handlers.handler("stop")
+async def stop() -> None:
+    raise Cancel("no")
+"""
+
+ESCAPES = "\x1b]0;owned\x07\x9b31m\u202e\r"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "sample.py").write_text(HANDLERS)
+    with Serving(folder, "sample:handlers", "--workers", "4", "--drain-seconds", "1") as serving:
+        yield serving
+
+
+def show(server: Serving, job_id: str) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(server.run("show", job_id, "--json").out)
+    return shown
+
+
+def test_submit_prints_the_id(server: Serving) -> None:
+    done = server.run("submit", "echo", '{"n": 12345678901234567890}', "--tag", "a", "--tag", "b", "--priority", "high")
+    assert (done.code, done.err) == (0, "")
+    job = show(server, done.out.strip())
+    assert job["payload"] == {"n": 12345678901234567890}
+    assert (job["tags"], job["priority"]) == (["a", "b"], "high")
+
+
+def test_submit_hands_every_option_on(server: Serving) -> None:
+    options = ["--queue", "mail", "--delay", "2h", "--key", "k 1", "--max-retries", "7", "--timeout", "1.5m"]
+    done = server.run("submit", "echo", "--json", *options)
+    job = json.loads(done.out)
+    assert (job["queue"], job["status"], job["idempotency_key"]) == ("mail", "scheduled", "k 1")
+    assert (job["max_retries"], job["timeout"], job["payload"]) == (7, 90.0, None)
+    assert server.run("submit", "echo", "--json", *options).out == done.out
+
+
+def test_submit_reads_the_payload_from_standard_input(server: Serving) -> None:
+    done = server.run("submit", "echo", "-", "--wait", "20", stdin='["\u00e4", 1.0]\n')
+    assert json.loads(done.out) == ["ä", 1.0]
+
+
+@pytest.mark.parametrize("wait", [["--wait"], ["--wait", "20"], ["--wait=20s"]])
+def test_submit_waits_for_the_result(server: Serving, wait: list[str]) -> None:
+    done = server.run("submit", "echo", *wait, '{"b": 1, "a": [true]}')
+    assert (done.code, done.out, done.err) == (0, '{\n  "b": 1,\n  "a": [\n    true\n  ]\n}\n', "")
+
+
+def test_a_wait_may_be_followed_by_the_payload(server: Serving) -> None:
+    assert server.run("submit", "echo", "--wait", '"5"').out == '"5"\n'
+
+
+FAILURES = {
+    "failed": (["fail", '{"retryable": false}', "--wait", "20"], "failed: NotRetryable"),
+    "canceled": (["stop", "--wait", "20"], "was canceled"),
+    "not finished": (["sleep", '{"seconds": 60}', "--wait", "0.2"], "is not finished, but"),
+    "refused": (["nobody"], "nobody"),
+    "refused before it was sent": (["no such type"], "$.type"),
+}
+
+
+@pytest.mark.parametrize(("args", "said"), FAILURES.values(), ids=FAILURES)
+def test_a_job_that_did_not_complete_is_exit_code_1(server: Serving, args: list[str], said: str) -> None:
+    done = server.run("submit", *args)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("jobserver: ")
+    assert said in done.err
+
+
+WRONG = {
+    "not JSON": (["submit", "echo", "{"], "The payload is not JSON"),
+    "text without quotes": (["submit", "echo", "hello"], "Text needs quotes of its own"),
+    "NaN": (["submit", "echo", "NaN"], "The payload is not JSON"),
+    "nothing on standard input": (["submit", "echo", "-"], "The payload is not JSON"),
+    "too many arguments": (["submit", "echo", "1", "2"], "unexpected extra argument"),
+    "unknown priority": (["submit", "echo", "--priority", "urgent"], "--priority"),
+    "unknown status": (["list", "--status", "done"], "--status"),
+    "no type": (["submit"], "TYPE"),
+    "no URL": (["stats", "--url", "localhost"], "should look like"),
+    "another scheme": (["stats", "--url", "ftp://localhost"], "should look like"),
+}
+
+
+@pytest.mark.parametrize(("args", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_usage_is_exit_code_2_and_one_line(tmp_path: Path, args: list[str], said: str) -> None:
+    done = jobserver(*args, cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    assert said in done.err
+
+
+def test_a_server_that_is_not_there_is_exit_code_3(tmp_path: Path) -> None:
+    done = jobserver("stats", "--url", "http://127.0.0.1:1", cwd=tmp_path)
+    assert (done.code, done.out) == (3, "")
+    assert done.err.startswith("jobserver: No answer from http://127.0.0.1:1: ")
+    assert done.err.count("\n") == 1
+
+
+def test_the_url_comes_from_dotenv_too(server: Serving, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"JOBSERVER_URL={server.url}\nJOBSERVER_TIMEOUT=nonsense\n")
+    assert jobserver("stats", cwd=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("job_id", ["1234", "", "..", "../admin/stats", "019a0000-0000-7000-8000-000000000000"])
+@pytest.mark.parametrize("command", ["show", "cancel", "retry"])
+def test_an_unknown_id_is_exit_code_1(server: Serving, command: str, job_id: str) -> None:
+    done = server.run(command, job_id)
+    assert (done.code, done.out) == (1, "")
+    assert "there is no job" in done.err.lower()
+
+
+def test_show_tells_a_job_and_its_attempts(server: Serving) -> None:
+    job_id = json.loads(
+        server.run("submit", "fail", '{"times": 9}', "--max-retries", "0", "--wait", "20", "--json").out
+    )["id"]
+    shown = server.run("show", job_id)
+    assert (shown.code, shown.err) == (0, "")
+    assert f"id        {job_id}" in shown.out
+    assert "status    failed" in shown.out
+    assert '"times": 9' in shown.out
+    assert "Traceback (most recent call last)" in shown.out
+    assert shown.out.rstrip().splitlines()[-2].split()[:2] == ["attempt", "outcome"]
+
+
+def test_nothing_in_a_job_reaches_the_terminal_as_a_command(server: Serving) -> None:
+    payload = json.dumps({"text": ESCAPES})
+    waited = server.run("submit", "hostile", payload, "--wait", "20")
+    job_id = waited.err.split()[3]
+    for text in (waited.err, server.run("show", job_id).out, server.run("submit", "echo", payload, "--wait").out):
+        assert "owned" in text
+        assert not set(text) & set(ESCAPES) - set("0;ownedm31[]")
+
+
+def test_json_is_the_body_unchanged(server: Serving) -> None:
+    job_id = server.run("submit", "echo", '{"b": 1, "a": 1e3}', "--delay", "1h").out.strip()
+    for args, path in (
+        (["show", job_id], f"/jobs/{job_id}"),
+        (["list", "--status", "scheduled", "--limit", "1"], "/jobs?status=scheduled&limit=1"),
+        (["queues"], "/queues"),
+    ):
+        assert server.run(*args, "--json").out == httpx.get(server.url + path).text + "\n"
+    assert json.loads(server.run("workers", "--json").out)["items"][0]["alive"] is True
+    assert json.loads(server.run("stats", "--json").out)["workers"] == 1
+
+
+def test_list_filters_and_pages(server: Serving) -> None:
+    ids = [server.run("submit", "echo", str(n), "--tag", "paged", "--delay", "1h").out.strip() for n in range(3)]
+    first = server.run("list", "--tag", "paged", "--limit", "2")
+    assert [line.split()[0] for line in first.out.splitlines()[1:]] == [ids[2], ids[1]]
+    assert first.err.startswith("2 of 3; the next: --cursor ")
+    cursor = first.err.split()[-1]
+    second = server.run("list", "--tag", "paged", "--limit", "2", "--cursor", cursor)
+    assert [line.split()[0] for line in second.out.splitlines()[1:]] == [ids[0]]
+    assert second.err == ""
+    both = server.run("list", "--tag", "paged", "--status", "scheduled", "--status", "queued", "--offset", "1")
+    assert len(both.out.splitlines()) == 3
+    refused = server.run("list", "--created-after", "yesterday")
+    assert refused.code == 1
+    assert "created_after" in refused.err
+
+
+def test_a_waiting_job_is_canceled_and_queued_again(server: Serving) -> None:
+    job_id = server.run("submit", "echo", "--delay", "1h").out.strip()
+    canceled = server.run("cancel", job_id)
+    assert (canceled.code, canceled.out) == (0, "canceled\n")
+    again = server.run("cancel", job_id)
+    assert again.code == 1
+    assert "canceled" in again.err
+    assert server.run("retry", job_id).out == "queued\n"
+
+
+def test_tables_name_their_columns(server: Serving) -> None:
+    assert server.run("queues").out.split()[:3] == ["queue", "scheduled", "queued"]
+    assert server.run("workers").out.split()[:3] == ["id", "state", "running"]
+    assert server.run("stats").out.splitlines()[0].startswith("jobs")
+
+
+def test_a_reader_that_goes_away_is_no_error(server: Serving, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "list", "--json", "--url", server.url],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(20) == 1
+
+
+UNWANTED = {"litestar", "sqlalchemy", "redis", "uvicorn", "structlog", "alembic", "aiosqlite", "asyncpg"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import jobserver; from jobserver import Client, SyncClient, Handlers, Attempt",
+        "from jobserver.cli import run; assert run(['stats', '--url', 'http://127.0.0.1:1']) == 3",
+        "from jobserver.cli import run; assert run(['submit', 'echo', '--url', 'http://127.0.0.1:1']) == 3",
+        "from jobserver.cli import run; assert run(['--help']) == 0",
+        "from jobserver.cli import run; assert run(['serve', '--help']) == 0",
+    ],
+)
+def test_clients_load_nothing_of_the_server(code: str) -> None:
+    tell = f"{code}\nimport sys; print(sorted({{name.partition('.')[0] for name in sys.modules}} & {UNWANTED!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", tell], env=environment(), cwd=PROJECT, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stderr
+
+
+def test_import_of_the_package_alone_loads_no_client() -> None:
+    tell = "import jobserver, sys; print({'httpx', 'msgspec', 'click', 'asyncio'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", tell], env=environment(), cwd=PROJECT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_what_is_printable_stays() -> None:
+    assert printable("Grüße, 世界 🎉") == "Grüße, 世界 🎉"
+    assert printable("a\nb\tc\x1b") == "a\\nb   c\\x1b"
+    assert printable("a\nb\x00", lines=True) == "a\nb\\x00"
+
+
+def test_long_json_is_cut() -> None:
+    assert "characters more: see --json" in as_json(["x" * 50_000])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(None, ""), (0.04, "0.0s"), (1.4, "1s"), (61, "1m 1s"), (3_600, "1h"), (90_000, "1d 1h")],
+)
+def test_ages_have_two_units(seconds: float | None, shown: str) -> None:
+    assert age(seconds) == shown
