@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -58,25 +58,50 @@ def calls(repeats: int = 3) -> Calls:
     return Calls("http://server", seconds=10.0, repeats=repeats, jitter=lambda: 1.0, clock=lambda: 0.0)
 
 
-def talk(steps: Steps[Any], *outcomes: Response | Lost) -> tuple[list[Request], list[float], Any]:
-    """Have the conversation; what was sent, how long was waited, and the result or error."""
-    sent: list[Request] = []
-    pauses: list[float] = []
-    left = iter(outcomes)
+class Clock:
+    """Stands still unless it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Talk(msgspec.Struct, frozen=True):
+    """A conversation that was had: what was sent, how long was waited, and the result or the error."""
+
+    sent: list[Request]
+    pauses: list[float]
+    result: Any
+
+
+def converse(steps: Steps[Any], answer: Callable[[Request], Response | Lost], clock: Clock | None = None) -> Talk:
+    """Have a conversation with `answer`."""
+    talk = Talk([], [], None)
     outcome: Response | Lost | None = None
     while True:
         try:
             step = steps.send(outcome)
         except StopIteration as done:
-            return sent, pauses, done.value
+            return msgspec.structs.replace(talk, result=done.value)
         except (ServerUnreachable, RequestRefused) as error:
-            return sent, pauses, error
-        if isinstance(step, Pause):
-            pauses.append(step.seconds)
-            outcome = None
+            return msgspec.structs.replace(talk, result=error)
+        if isinstance(step, Request):
+            talk.sent.append(step)
+            outcome = answer(step)
         else:
-            sent.append(step)
-            outcome = next(left)
+            talk.pauses.append(step.seconds)
+            outcome = None
+            if clock is not None:
+                clock.now += step.seconds
+
+
+def talk(steps: Steps[Any], *outcomes: Response | Lost) -> tuple[list[Request], list[float], Any]:
+    """Have a conversation in which these outcomes come one after the other."""
+    left = iter(outcomes)
+    had = converse(steps, lambda request: next(left))
+    return had.sent, had.pauses, had.result
 
 
 REPEATS: dict[str, tuple[str, list[Response | Lost], list[float], type]] = {
@@ -154,30 +179,16 @@ def stored(request: Request) -> Response:
 
 def test_many_jobs_are_sent_in_chunks_of_a_thousand() -> None:
     requests = (JobRequest(type="echo", payload=n) for n in range(2 * MAX_BATCH + 1))
-    steps = calls().submit_many(requests)
-    step: Request | Pause = next(steps)
-    sizes = []
-    numbers: list[int] = []
-    with pytest.raises(StopIteration) as done:
-        while True:
-            assert isinstance(step, Request)
-            sizes.append(len(batch(step)))
-            numbers += [body["payload"] for body in batch(step)]
-            step = steps.send(stored(step))
-    assert len(done.value.value) == len(numbers)
-    assert sizes == [1_000, 1_000, 1]
-    assert numbers == list(range(2_001))
+    had = converse(calls().submit_many(requests), stored)
+    assert [len(batch(request)) for request in had.sent] == [1_000, 1_000, 1]
+    assert [body["payload"] for request in had.sent for body in batch(request)] == list(range(2_001))
+    assert len(had.result) == 2_001
 
 
 def test_large_jobs_are_sent_in_chunks_that_a_server_takes() -> None:
-    steps = calls(0).submit_many(JobRequest(type="echo", payload="x" * 1_000_000) for _ in range(40))
-    first = next(steps)
-    assert isinstance(first, Request)
-    assert len(batch(first)) == 31
-    assert len(first.body or b"") < 32 * 1_048_576
-    second = steps.send(stored(first))
-    assert isinstance(second, Request)
-    assert len(batch(second)) == 9
+    had = converse(calls().submit_many(JobRequest(type="echo", payload="x" * 1_000_000) for _ in range(40)), stored)
+    assert [len(batch(request)) for request in had.sent] == [31, 9]
+    assert max(len(request.body or b"") for request in had.sent) < 32 * 1_048_576
 
 
 def test_no_jobs_are_no_request() -> None:
@@ -227,45 +238,30 @@ def test_a_refusal_that_is_no_problem_still_tells_what_it_was() -> None:
     assert len(str(error)) < 600
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def job_body(status: str) -> bytes:
     now = "2026-03-07T10:00:00Z"
     times = dict.fromkeys(("created_at", "updated_at", "run_at"), now)
-    nothing = dict.fromkeys(
-        "result error idempotency_key progress callback_url started_at finished_at expires_at worker_id "
-        "lease_expires_at trace_id".split()
-    )
+    ends = dict.fromkeys(("started_at", "finished_at", "expires_at", "lease_expires_at"))
+    nothing = dict.fromkeys(("result", "error", "idempotency_key", "progress", "callback_url", "worker_id", "trace_id"))
     numbers = dict.fromkeys(("attempt", "retry_count", "max_retries", "crashes", "fence"), 0)
     named = {"id": str(UUID(int=1)), "type": "echo", "queue": "q", "priority": "low", "status": status, "payload": 1}
     rest = {"timeout": 60.0, "tags": [], "cancel_requested": False}
-    return msgspec.json.encode({**named, **rest, **times, **nothing, **numbers})
+    return msgspec.json.encode({**named, **rest, **times, **ends, **nothing, **numbers})
 
 
 def test_a_long_wait_is_made_of_several_and_ends_in_time() -> None:
     clock = Clock()
+
+    def answer_at_the_end(request: Request) -> Response:
+        seconds = float(dict(request.query)["wait"])
+        assert request.seconds == seconds + 10.0
+        clock.now += seconds
+        return Response(200, job_body("running"))
+
     steps = Calls("http://server", seconds=10.0, repeats=0, clock=clock).wait(UUID(int=1), 90.0)
-    asked = []
-    outcome: Response | None = None
-    with pytest.raises(StopIteration) as done:
-        while True:
-            step = steps.send(outcome)
-            outcome = None
-            if isinstance(step, Request):
-                asked.append(float(dict(step.query)["wait"]))
-                assert step.seconds == asked[-1] + 10.0
-                clock.now += asked[-1]
-                outcome = Response(200, job_body("running"))
-            else:
-                clock.now += step.seconds
-    assert done.value.value.value.status is Status.RUNNING
-    assert asked == [60.0, pytest.approx(29.8)]
+    had = converse(steps, answer_at_the_end, clock)
+    assert had.result.value.status is Status.RUNNING
+    assert [dict(request.query)["wait"] for request in had.sent] == ["60.000", "29.800"]
     assert clock.now == pytest.approx(90.0)
 
 

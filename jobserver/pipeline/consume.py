@@ -35,6 +35,7 @@ _REPEATS_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 _RECONNECT_SECONDS: Final = 0.25
 _MAX_FETCH: Final = 500
 _MAX_STREAMS: Final = 3_000
+_NORMAL_FIRST: Final = (4, 9, 14)
 # After a cancelled handler's grace, for writing what became of it.
 _LAST_WRITES_SECONDS: Final = 10.0
 
@@ -44,13 +45,17 @@ def fetch_order(turn: int, queues: Sequence[str]) -> list[Stream]:
 
     Of 20 fetches 3 start at normal and 1 at low, so that nothing starves.
     """
-    within = turn % 20
-    levels = [Priority.HIGH, Priority.NORMAL, Priority.LOW]
+    cycle, within = divmod(turn, 20)
+    # How often a fetch began with this level before: by the turn alone, 20 queues would never change places.
     if within == 19:
-        levels = [Priority.LOW, Priority.HIGH, Priority.NORMAL]
-    elif within in {4, 9, 14}:
+        levels, before = [Priority.LOW, Priority.HIGH, Priority.NORMAL], cycle
+    elif within in _NORMAL_FIRST:
         levels = [Priority.NORMAL, Priority.HIGH, Priority.LOW]
-    start = turn % len(queues) if queues else 0
+        before = cycle * len(_NORMAL_FIRST) + _NORMAL_FIRST.index(within)
+    else:
+        levels = [Priority.HIGH, Priority.NORMAL, Priority.LOW]
+        before = cycle * 16 + within - sum(each < within for each in _NORMAL_FIRST)
+    start = before % len(queues) if queues else 0
     rotated = [*queues[start:], *queues[:start]]
     return [(queue, level) for level in levels for queue in rotated]
 

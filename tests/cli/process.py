@@ -87,8 +87,9 @@ class Serving:
             try:
                 self.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+                # Killed, it would leave its engines behind; told again, it gives up the drain and stops them.
+                self.process.terminate()
+                self.process.wait(STOP_SECONDS)
                 raise
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from jobserver.cli import run
 from jobserver.cli.output import age, as_json, printable
-from tests.cli.process import COMMAND, PROJECT, Serving, environment, jobserver
+from tests.cli.process import COMMAND, PROJECT, Ended, Serving, environment
 
 HANDLERS = """
 from jobserver import Handlers, Cancel
@@ -40,41 +42,72 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield serving
 
 
-def show(server: Serving, job_id: str) -> dict[str, Any]:
-    shown: dict[str, Any] = json.loads(server.run("show", job_id, "--json").out)
-    return shown
+class Command:
+    """Runs the command in this process: many runs, each in milliseconds."""
+
+    def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.url = url
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def run(self, *args: str, stdin: str = "") -> Ended:
+        self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        code = run(list(args))
+        return Ended(code, *self._capsys.readouterr())
+
+    def show(self, job_id: str) -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(self.run("show", job_id, "--json").out)
+        return shown
 
 
-def test_submit_prints_the_id(server: Serving) -> None:
-    done = server.run("submit", "echo", '{"n": 12345678901234567890}', "--tag", "a", "--tag", "b", "--priority", "high")
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command in an empty folder, without a server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JOBSERVER_URL", raising=False)
+    return Command("", monkeypatch, capsys)
+
+
+@pytest.fixture
+def command(alone: Command, server: Serving, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command with the URL of a server."""
+    monkeypatch.setenv("JOBSERVER_URL", server.url)
+    alone.url = server.url
+    return alone
+
+
+def test_submit_prints_the_id(command: Command) -> None:
+    done = command.run(
+        "submit", "echo", '{"n": 12345678901234567890}', "--tag", "a", "--tag", "b", "--priority", "high"
+    )
     assert (done.code, done.err) == (0, "")
-    job = show(server, done.out.strip())
+    job = command.show(done.out.strip())
     assert job["payload"] == {"n": 12345678901234567890}
     assert (job["tags"], job["priority"]) == (["a", "b"], "high")
 
 
-def test_submit_hands_every_option_on(server: Serving) -> None:
+def test_submit_hands_every_option_on(command: Command) -> None:
     options = ["--queue", "mail", "--delay", "2h", "--key", "k 1", "--max-retries", "7", "--timeout", "1.5m"]
-    done = server.run("submit", "echo", "--json", *options)
+    done = command.run("submit", "echo", "--json", *options)
     job = json.loads(done.out)
     assert (job["queue"], job["status"], job["idempotency_key"]) == ("mail", "scheduled", "k 1")
     assert (job["max_retries"], job["timeout"], job["payload"]) == (7, 90.0, None)
-    assert server.run("submit", "echo", "--json", *options).out == done.out
+    assert command.run("submit", "echo", "--json", *options).out == done.out
 
 
-def test_submit_reads_the_payload_from_standard_input(server: Serving) -> None:
-    done = server.run("submit", "echo", "-", "--wait", "20", stdin='["\u00e4", 1.0]\n')
+def test_submit_reads_the_payload_from_standard_input(command: Command) -> None:
+    done = command.run("submit", "echo", "-", "--wait", "20", stdin='["\u00e4", 1.0]\n')
     assert json.loads(done.out) == ["ä", 1.0]
 
 
 @pytest.mark.parametrize("wait", [["--wait"], ["--wait", "20"], ["--wait=20s"]])
-def test_submit_waits_for_the_result(server: Serving, wait: list[str]) -> None:
-    done = server.run("submit", "echo", *wait, '{"b": 1, "a": [true]}')
+def test_submit_waits_for_the_result(command: Command, wait: list[str]) -> None:
+    done = command.run("submit", "echo", *wait, '{"b": 1, "a": [true]}')
     assert (done.code, done.out, done.err) == (0, '{\n  "b": 1,\n  "a": [\n    true\n  ]\n}\n', "")
 
 
-def test_a_wait_may_be_followed_by_the_payload(server: Serving) -> None:
-    assert server.run("submit", "echo", "--wait", '"5"').out == '"5"\n'
+def test_a_wait_may_be_followed_by_the_payload(command: Command) -> None:
+    assert command.run("submit", "echo", "--wait", '"5"').out == '"5"\n'
 
 
 FAILURES = {
@@ -87,8 +120,8 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("args", "said"), FAILURES.values(), ids=FAILURES)
-def test_a_job_that_did_not_complete_is_exit_code_1(server: Serving, args: list[str], said: str) -> None:
-    done = server.run("submit", *args)
+def test_a_job_that_did_not_complete_is_exit_code_1(command: Command, args: list[str], said: str) -> None:
+    done = command.run("submit", *args)
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("jobserver: ")
     assert said in done.err
@@ -109,38 +142,38 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("args", "said"), WRONG.values(), ids=WRONG)
-def test_wrong_usage_is_exit_code_2_and_one_line(tmp_path: Path, args: list[str], said: str) -> None:
-    done = jobserver(*args, cwd=tmp_path)
+def test_wrong_usage_is_exit_code_2_and_one_line(alone: Command, args: list[str], said: str) -> None:
+    done = alone.run(*args)
     assert (done.code, done.out) == (2, "")
     assert done.err.count("\n") == 1
     assert said in done.err
 
 
-def test_a_server_that_is_not_there_is_exit_code_3(tmp_path: Path) -> None:
-    done = jobserver("stats", "--url", "http://127.0.0.1:1", cwd=tmp_path)
+def test_a_server_that_is_not_there_is_exit_code_3(alone: Command) -> None:
+    done = alone.run("stats", "--url", "http://127.0.0.1:1")
     assert (done.code, done.out) == (3, "")
     assert done.err.startswith("jobserver: No answer from http://127.0.0.1:1: ")
     assert done.err.count("\n") == 1
 
 
-def test_the_url_comes_from_dotenv_too(server: Serving, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text(f"JOBSERVER_URL={server.url}\nJOBSERVER_TIMEOUT=nonsense\n")
-    assert jobserver("stats", cwd=tmp_path).code == 0
+def test_the_url_comes_from_dotenv_too(alone: Command, server: Serving) -> None:
+    Path(".env").write_text(f"JOBSERVER_URL={server.url}\nJOBSERVER_TIMEOUT=nonsense\n")
+    assert alone.run("stats").code == 0
 
 
 @pytest.mark.parametrize("job_id", ["1234", "", "..", "../admin/stats", "019a0000-0000-7000-8000-000000000000"])
-@pytest.mark.parametrize("command", ["show", "cancel", "retry"])
-def test_an_unknown_id_is_exit_code_1(server: Serving, command: str, job_id: str) -> None:
-    done = server.run(command, job_id)
+@pytest.mark.parametrize("verb", ["show", "cancel", "retry"])
+def test_an_unknown_id_is_exit_code_1(command: Command, verb: str, job_id: str) -> None:
+    done = command.run(verb, job_id)
     assert (done.code, done.out) == (1, "")
     assert "there is no job" in done.err.lower()
 
 
-def test_show_tells_a_job_and_its_attempts(server: Serving) -> None:
+def test_show_tells_a_job_and_its_attempts(command: Command) -> None:
     job_id = json.loads(
-        server.run("submit", "fail", '{"times": 9}', "--max-retries", "0", "--wait", "20", "--json").out
+        command.run("submit", "fail", '{"times": 9}', "--max-retries", "0", "--wait", "20", "--json").out
     )["id"]
-    shown = server.run("show", job_id)
+    shown = command.run("show", job_id)
     assert (shown.code, shown.err) == (0, "")
     assert f"id        {job_id}" in shown.out
     assert "status    failed" in shown.out
@@ -149,57 +182,57 @@ def test_show_tells_a_job_and_its_attempts(server: Serving) -> None:
     assert shown.out.rstrip().splitlines()[-2].split()[:2] == ["attempt", "outcome"]
 
 
-def test_nothing_in_a_job_reaches_the_terminal_as_a_command(server: Serving) -> None:
+def test_nothing_in_a_job_reaches_the_terminal_as_a_command(command: Command) -> None:
     payload = json.dumps({"text": ESCAPES})
-    waited = server.run("submit", "hostile", payload, "--wait", "20")
+    waited = command.run("submit", "hostile", payload, "--wait", "20")
     job_id = waited.err.split()[3]
-    for text in (waited.err, server.run("show", job_id).out, server.run("submit", "echo", payload, "--wait").out):
+    for text in (waited.err, command.run("show", job_id).out, command.run("submit", "echo", payload, "--wait").out):
         assert "owned" in text
         assert not set(text) & set(ESCAPES) - set("0;ownedm31[]")
 
 
-def test_json_is_the_body_unchanged(server: Serving) -> None:
-    job_id = server.run("submit", "echo", '{"b": 1, "a": 1e3}', "--delay", "1h").out.strip()
+def test_json_is_the_body_unchanged(command: Command) -> None:
+    job_id = command.run("submit", "echo", '{"b": 1, "a": 1e3}', "--delay", "1h").out.strip()
     for args, path in (
         (["show", job_id], f"/jobs/{job_id}"),
         (["list", "--status", "scheduled", "--limit", "1"], "/jobs?status=scheduled&limit=1"),
         (["queues"], "/queues"),
     ):
-        assert server.run(*args, "--json").out == httpx.get(server.url + path).text + "\n"
-    assert json.loads(server.run("workers", "--json").out)["items"][0]["alive"] is True
-    assert json.loads(server.run("stats", "--json").out)["workers"] == 1
+        assert command.run(*args, "--json").out == httpx.get(command.url + path).text + "\n"
+    assert json.loads(command.run("workers", "--json").out)["items"][0]["alive"] is True
+    assert json.loads(command.run("stats", "--json").out)["workers"] == 1
 
 
-def test_list_filters_and_pages(server: Serving) -> None:
-    ids = [server.run("submit", "echo", str(n), "--tag", "paged", "--delay", "1h").out.strip() for n in range(3)]
-    first = server.run("list", "--tag", "paged", "--limit", "2")
+def test_list_filters_and_pages(command: Command) -> None:
+    ids = [command.run("submit", "echo", str(n), "--tag", "paged", "--delay", "1h").out.strip() for n in range(3)]
+    first = command.run("list", "--tag", "paged", "--limit", "2")
     assert [line.split()[0] for line in first.out.splitlines()[1:]] == [ids[2], ids[1]]
     assert first.err.startswith("2 of 3; the next: --cursor ")
     cursor = first.err.split()[-1]
-    second = server.run("list", "--tag", "paged", "--limit", "2", "--cursor", cursor)
+    second = command.run("list", "--tag", "paged", "--limit", "2", "--cursor", cursor)
     assert [line.split()[0] for line in second.out.splitlines()[1:]] == [ids[0]]
     assert second.err == ""
-    both = server.run("list", "--tag", "paged", "--status", "scheduled", "--status", "queued", "--offset", "1")
+    both = command.run("list", "--tag", "paged", "--status", "scheduled", "--status", "queued", "--offset", "1")
     assert len(both.out.splitlines()) == 3
-    refused = server.run("list", "--created-after", "yesterday")
+    refused = command.run("list", "--created-after", "yesterday")
     assert refused.code == 1
     assert "created_after" in refused.err
 
 
-def test_a_waiting_job_is_canceled_and_queued_again(server: Serving) -> None:
-    job_id = server.run("submit", "echo", "--delay", "1h").out.strip()
-    canceled = server.run("cancel", job_id)
+def test_a_waiting_job_is_canceled_and_queued_again(command: Command) -> None:
+    job_id = command.run("submit", "echo", "--delay", "1h").out.strip()
+    canceled = command.run("cancel", job_id)
     assert (canceled.code, canceled.out) == (0, "canceled\n")
-    again = server.run("cancel", job_id)
+    again = command.run("cancel", job_id)
     assert again.code == 1
     assert "canceled" in again.err
-    assert server.run("retry", job_id).out == "queued\n"
+    assert command.run("retry", job_id).out == "queued\n"
 
 
-def test_tables_name_their_columns(server: Serving) -> None:
-    assert server.run("queues").out.split()[:3] == ["queue", "scheduled", "queued"]
-    assert server.run("workers").out.split()[:3] == ["id", "state", "running"]
-    assert server.run("stats").out.splitlines()[0].startswith("jobs")
+def test_tables_name_their_columns(command: Command) -> None:
+    assert command.run("queues").out.split()[:3] == ["queue", "scheduled", "queued"]
+    assert command.run("workers").out.split()[:3] == ["id", "state", "running"]
+    assert command.run("stats").out.splitlines()[0].startswith("jobs")
 
 
 def test_a_reader_that_goes_away_is_no_error(server: Serving, tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""Several processes on one PostgreSQL and one Redis: no leader, one behaviour."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tests.engines import eventually
+from tests.life.conftest import Serve
+from tests.life.notes import Notes
+
+MAIL = "tests.life.handlers_mail:handlers"
+IMAGES = "tests.life.handlers_images:handlers"
+
+
+async def test_two_processes_share_the_work(fleet: Serve, notes: Notes) -> None:
+    one, other = await asyncio.gather(fleet("--workers", "4"), fleet("--workers", "4"))
+    # More than either can hold: both have to take some.
+    jobs = await one.submit_all([{"type": "gated", "payload": notes.gated} for _ in range(8)])
+    await eventually(lambda: len(notes.all()) == 8)
+    pids = [note["pid"] for note in notes.all()]
+    assert {pid: pids.count(pid) for pid in pids} == {one.pid: 4, other.pid: 4}
+    notes.open_gate()
+    for job in await other.all_finished(jobs):
+        assert (job["status"], job["attempt"]) == ("completed", 1)
+
+    many = await other.submit_all([{"type": "echo", "payload": number} for number in range(500)])
+    assert [job["result"] for job in await one.all_finished(many)] == list(range(500))
+    workers = (await one.get("/workers"))["items"]
+    assert {worker["pid"] for worker in workers if worker["alive"]} == {one.pid, other.pid}
+    assert all((job["attempt"], job["fence"]) == (1, 2) for job in await one.all_finished(many))
+
+
+async def test_in_a_mixed_fleet_each_type_finds_its_process_and_pays_no_attempt(fleet: Serve) -> None:
+    mail, images = await asyncio.gather(fleet(handlers=MAIL), fleet(handlers=IMAGES))
+    # Submitted to the process that does not handle them.
+    letters = await images.submit_all([{"type": "mail.send", "payload": {"to": "a@b.c"}} for _ in range(4)])
+    pictures = await mail.submit_all([{"type": "image.resize", "payload": {"width": 9}} for _ in range(4)])
+    for job in await mail.all_finished([*letters, *pictures], within=60):
+        runs_on = mail if job["type"] == "mail.send" else images
+        assert (job["status"], job["result"]["pid"]) == ("completed", runs_on.pid)
+        assert (job["attempt"], job["retry_count"], job["crashes"]) == (1, 0, 0)
+        outcomes = await mail.outcomes(job["id"])
+        assert outcomes == ["handed_back"] * (len(outcomes) - 1) + ["completed"]
+
+
+async def test_an_api_only_process_knows_the_types_of_the_others(fleet: Serve) -> None:
+    consumers = await fleet("--no-http", handlers=MAIL)
+    api = await fleet("--workers", "0", handlers=None)
+    assert "no HTTP API" in consumers.stderr
+    assert "API only" in api.stderr
+
+    job = await api.finished(await api.submit("mail.send", {"to": "a@b.c", "copies": 2}))
+    assert job["result"] == {"pid": consumers.pid, "letters": 2}
+    assert (job["max_retries"], job["timeout"], job["priority"]) == (7, 11.0, "high")
+    [known] = [each for each in (await api.get("/types"))["items"] if each["type"] == "mail.send"]
+    assert known["schema"]["required"] == ["to"]
+
+    for payload, path in (
+        ({"to": 5}, "$.payload.to"),
+        ({"to": "a@b.c", "copies": "many"}, "$.payload.copies"),
+        ({"copies": 1}, "$.payload"),
+        ({"to": "a@b.c", "bcc": "x"}, "$.payload"),
+        (None, "$.payload"),
+        ("a@b.c", "$.payload"),
+    ):
+        refused = await api.http.post("/jobs", json={"type": "mail.send", "payload": payload})
+        assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, path), refused.text
+    assert (await api.get("/jobs"))["total"] == 1
+    assert await consumers.stop() == 0
+
+
+async def test_a_type_that_a_later_process_brings_is_accepted_everywhere(fleet: Serve) -> None:
+    early = await fleet(handlers=None)
+    body = {"type": "mail.send", "payload": {"to": "a@b.c"}}
+    refused = await early.http.post("/jobs", json=body)
+    assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.type")
+    late = await fleet(handlers=MAIL)
+
+    async def accepted() -> str | None:
+        answer = await early.http.post("/jobs", json=body)
+        return str(answer.json()["id"]) if answer.status_code == 201 else None
+
+    job = await early.finished(str(await eventually(accepted)), within=40)
+    assert job["result"]["pid"] == late.pid
+
+
+async def test_a_cancel_reaches_the_process_that_runs_the_job(fleet: Serve, notes: Notes) -> None:
+    one, other = await asyncio.gather(fleet("--workers", "2"), fleet("--workers", "0"))
+    jobs = [await one.submit("gated", notes.gated) for _ in range(2)]
+    await eventually(lambda: len(notes.all()) == 2)
+    canceled, neighbour = jobs
+
+    began = time.monotonic()
+    answer = await other.http.post(f"/jobs/{canceled}/cancel")
+    assert (answer.status_code, answer.json()["cancel_requested"]) == (202, True)
+    job = await one.finished(canceled)
+    assert time.monotonic() - began < 2
+    assert (job["status"], job["error"]["type"]) == ("canceled", "Canceled")
+    assert notes.events(canceled) == ["started", "cancelled"]
+    assert await other.outcomes(canceled) == ["canceled"]
+
+    assert (await other.job(neighbour))["status"] == "running"
+    assert (await other.http.post(f"/jobs/{canceled}/cancel")).status_code == 409
+    notes.open_gate()
+    assert (await other.finished(neighbour))["status"] == "completed"
+    assert notes.events(neighbour) == ["started", "returned"]
+
+
+async def test_a_canceled_process_handler_is_killed_singly(fleet: Serve, notes: Notes) -> None:
+    one = await fleet("--processes", "2")
+    other = await fleet("--workers", "0")
+    canceled, neighbour = [await one.submit("gated.process", notes.gated) for _ in range(2)]
+    await eventually(lambda: len(notes.all()) == 2)
+    pids = {note["job_id"]: note["pid"] for note in notes.all()}
+    assert len({*pids.values(), one.pid}) == 3
+
+    began = time.monotonic()
+    assert (await other.http.post(f"/jobs/{canceled}/cancel")).status_code == 202
+    assert (await one.finished(canceled))["status"] == "canceled"
+    # It is deaf to being asked, and killed after its grace of 2 s.
+    assert time.monotonic() - began < 5
+    assert pids[canceled] not in {child.pid for child in one.children}
+    notes.open_gate()
+    job = await other.finished(neighbour)
+    assert (job["status"], job["result"], job["attempt"]) == ("completed", pids[neighbour], 1)
+    assert one.running
+
+
+async def test_a_pause_stops_every_process_and_a_resume_publishes_again(fleet: Serve) -> None:
+    one, other = await asyncio.gather(fleet(), fleet())
+    assert (await one.http.post("/queues/mail/pause")).json()["paused"] is True
+    paused = await other.submit_all([{"type": "echo", "queue": "mail", "payload": number} for number in range(20)])
+    # Both have fetched and run others after these, from a queue that is not paused.
+    for server in (one, other):
+        await server.all_finished(await server.submit_all([{"type": "echo"} for _ in range(50)]))
+    jobs = [await other.job(job_id) for job_id in paused]
+    assert {(job["status"], job["attempt"], job["fence"]) for job in jobs} == {("queued", 0, 0)}
+    [mail] = [queue for queue in (await other.get("/queues"))["items"] if queue["name"] == "mail"]
+    assert (mail["paused"], mail["counts"]["queued"]) == (True, 20)
+
+    assert (await other.http.post("/queues/mail/resume")).json()["paused"] is False
+    assert [job["result"] for job in await one.all_finished(paused)] == list(range(20))
+    assert (await one.http.post("/queues/mail/resume")).status_code == 200
