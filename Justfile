@@ -30,3 +30,7 @@ lint:
 # check the types
 types:
     mypy
+
+# measure the floors that a release must hold (about 5 minutes); options of bench.floors may follow
+bench *options:
+    python -m bench.floors {{options}}

@@ -1,6 +1,6 @@
 """Makes first-run.svg: what `jobserver serve`, curl and two commands really print, on a fresh data folder.
 
-    python .docs/capture.py
+    pip install -e . && python .docs/capture.py
 
 Only what names this machine is replaced: the folder, the host and the port. Log lines are left out.
 """
@@ -56,7 +56,7 @@ class Terminal:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, WIDTH, 0, 0))
         self._fd = ours
         self.text = ""
-        self.process = subprocess.Popen(  # noqa: S603  # the commands of main
+        self.process = subprocess.Popen(  # the commands of main
             command, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
         )
         os.close(theirs)
@@ -114,7 +114,7 @@ def main() -> None:
         finally:
             server.close()
     PICTURE.write_text(screen.svg(), encoding="utf-8")
-    print(f"{PICTURE.name}: {PICTURE.stat().st_size:,} bytes")  # noqa: T201  # whoever runs it wants to know
+    print(f"{PICTURE.name}: {PICTURE.stat().st_size:,} bytes")  # whoever runs it wants to know
 
 
 class Screen:
@@ -140,6 +140,8 @@ class Screen:
         svg = self._console.export_svg(title="jobserver", theme=THEME, unique_id="first-run")
         # A picture loads nothing: the reader's own monospace fonts do.
         svg = re.sub(r"\s*@font-face\s*\{.*?\}", "", svg, flags=re.DOTALL)
+        svg = re.sub(r"\s*<!--.*?-->", "", svg, flags=re.DOTALL)
+        svg = svg.replace("font-family: arial", "font-family: system-ui, sans-serif")
         svg = svg.replace("Fira Code, monospace", "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace")
         return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 

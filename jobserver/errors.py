@@ -16,6 +16,8 @@ JobserverError
     ├── NotRetryable          failed at once
     ├── Snooze                again, after this many seconds (costs no attempt)
     └── Cancel                canceled
+
+Two more trees stand beside what raises them: the client's (`client.py`) and that of guarded calls (`egress.py`).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the server is imported when one is started: --help need not
     from jobserver.server import Facts, Server
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+STOP_NOW_SECONDS: Final = 15.0
 
 HELP: Final = f"""Run a server: the HTTP API, and consumers of jobs.
 
@@ -112,6 +113,9 @@ class Serving:
                 click.echo(f"draining {jobs} {'job' if jobs == 1 else 'jobs'}, Ctrl-C again to stop now", err=True)
         else:
             self._server.stop_now()
+            if self._signals == 2:
+                # A handler that refuses to be cancelled would hold up the end of the event loop for ever.
+                asyncio.get_running_loop().call_later(STOP_NOW_SECONDS, os._exit, 1)
 
 
 def banner(facts: Facts) -> str:

@@ -32,14 +32,14 @@ class FileLock:
     `what` names the locked thing in messages. Raises ConfigurationError when it cannot be used or is taken.
     """
 
-    def __init__(self, file: Path, what: str) -> None:
+    def __init__(self, file: Path, what: str, option: str = "--data-dir") -> None:
         try:
             fd = _open_lock(file, os.O_CREAT)
         except OSError as error:
             raise _unusable(what, error) from error
         try:
             if not _locked(fd, _LOCK_ATTEMPTS):
-                raise ConfigurationError(_taken(what, _holder(fd)))
+                raise ConfigurationError(_taken(what, option, _holder(fd)))
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
@@ -62,7 +62,7 @@ class FileLock:
 def lock_database(file: Path | str) -> FileLock:
     """The lock of an SQLite database that was given by URL: it is for one process, like a data folder."""
     path = _absolute(file)
-    return FileLock(path.with_name(path.name + ".lock"), f"the database {path}")
+    return FileLock(path.with_name(path.name + ".lock"), f"the database {path}", "--database-url")
 
 
 class DataFolder:
@@ -174,9 +174,9 @@ def _holder(fd: int) -> int | None:
         return None
 
 
-def _taken(what: str, pid: int | None) -> str:
+def _taken(what: str, option: str, pid: int | None) -> str:
     who = "Another jobserver" if pid is None else f"Another jobserver (process {pid})"
-    return f"{who} is running on {what}: stop it, or choose another one (--data-dir)."
+    return f"{who} is running on {what}: stop it, or choose another one ({option})."
 
 
 def _unusable(what: str, error: OSError) -> ConfigurationError:

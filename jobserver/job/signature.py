@@ -196,7 +196,9 @@ def _schema(name: str, payload_type: Any, arguments: inspect.Signature) -> dict[
     try:
         schema = msgspec.json.schema(payload_type)
         # Defaults may be tuples or datetimes: what is stored and shown is JSON.
-        return _inlined(msgspec.json.decode(encode_json(schema), type=dict[str, Any]))
+        # JSON Schema's patterns know no \Z, with which Python says "the very end".
+        text = encode_json(schema).replace(rb'\\Z"', b'$"')
+        return _inlined(msgspec.json.decode(text, type=dict[str, Any]))
     except Exception as error:
         for parameter in arguments.parameters.values():
             _check_annotation(name, parameter)

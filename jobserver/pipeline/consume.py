@@ -124,6 +124,10 @@ class Consumers:
         """Stop fetching, hand back what was not started, wait for what runs, then cancel and hand back the rest."""
         self._draining.set()
         self._freed.set()
+        for held in self._holdings:
+            # Those that wait for a thread or a child. What is claimed from here on is not started either.
+            if not held.running.started:
+                held.running.cancel(CancelReason.SHUTDOWN)
         if self._fetcher is not None:
             # Not cancelled: the message of a blocked read may be ours already. Its block is short.
             await self._fetcher

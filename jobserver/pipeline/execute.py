@@ -236,7 +236,6 @@ class Executor:
 
     def _abandon(self, running: Running) -> Outcome:
         """The handler does not end: decide without it."""
-        logger.warning("attempt_abandoned", extra=log_fields(running.job))
         self._on_abandoned(running.job)
         return running.stopped() or timeout(running.job)
 

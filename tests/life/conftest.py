@@ -21,9 +21,7 @@ SHORT_LEASE = ("--lease-seconds", "2s")
 class Serve(Protocol):
     """Starts a server with these arguments and waits until it has started."""
 
-    async def __call__(
-        self, *arguments: str, handlers: str | None = GATED, **variables: str
-    ) -> ServerProcess: ...
+    async def __call__(self, *arguments: str, handlers: str | None = GATED, **variables: str) -> ServerProcess: ...
 
 
 @pytest.fixture

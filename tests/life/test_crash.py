@@ -30,8 +30,14 @@ async def test_what_a_killed_process_ran_is_completed_by_another(fleet: Serve, n
     assert time.monotonic() - died < 15
     for job in await survivor.all_finished(ours):
         assert (job["status"], job["crashes"], job["attempt"], job["fence"]) == ("completed", 0, 1, 2)
-    workers = {worker["pid"]: worker["alive"] for worker in (await survivor.get("/workers"))["items"]}
-    assert workers == {killed.pid: False, survivor.pid: True}
+
+    async def alive() -> dict[int, bool]:
+        return {worker["pid"]: worker["alive"] for worker in (await survivor.get("/workers"))["items"]}
+
+    async def known_dead() -> bool:
+        return await alive() == {killed.pid: False, survivor.pid: True}
+
+    await eventually(known_dead)
 
 
 async def test_a_paused_process_finds_its_jobs_taken_and_cannot_finish_them(fleet: Serve, notes: Notes) -> None:

@@ -8,9 +8,17 @@ import time
 from tests.engines import eventually
 from tests.life.conftest import Serve
 from tests.life.notes import Notes
+from tests.life.process import ServerProcess
 
 MAIL = "tests.life.handlers_mail:handlers"
 IMAGES = "tests.life.handlers_images:handlers"
+
+
+async def knows(server: ServerProcess, type_: str) -> bool:
+    """Whether a process has heard of a type: a payload that fits no handler is refused for itself then."""
+    answer = await server.http.post("/jobs", json={"type": type_, "payload": []})
+    assert answer.status_code == 422, answer.text
+    return str(answer.json()["errors"][0]["path"]).startswith("$.payload")
 
 
 async def test_two_processes_share_the_work(fleet: Serve, notes: Notes) -> None:
@@ -33,6 +41,8 @@ async def test_two_processes_share_the_work(fleet: Serve, notes: Notes) -> None:
 
 async def test_in_a_mixed_fleet_each_type_finds_its_process_and_pays_no_attempt(fleet: Serve) -> None:
     mail, images = await asyncio.gather(fleet(handlers=MAIL), fleet(handlers=IMAGES))
+    await eventually(lambda: knows(mail, "image.resize"))
+    await eventually(lambda: knows(images, "mail.send"))
     # Submitted to the process that does not handle them.
     letters = await images.submit_all([{"type": "mail.send", "payload": {"to": "a@b.c"}} for _ in range(4)])
     pictures = await mail.submit_all([{"type": "image.resize", "payload": {"width": 9}} for _ in range(4)])
@@ -76,12 +86,8 @@ async def test_a_type_that_a_later_process_brings_is_accepted_everywhere(fleet: 
     refused = await early.http.post("/jobs", json=body)
     assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.type")
     late = await fleet(handlers=MAIL)
-
-    async def accepted() -> str | None:
-        answer = await early.http.post("/jobs", json=body)
-        return str(answer.json()["id"]) if answer.status_code == 201 else None
-
-    job = await early.finished(str(await eventually(accepted)), within=40)
+    await eventually(lambda: knows(early, "mail.send"))
+    job = await early.finished(await early.submit("mail.send", {"to": "a@b.c"}), within=40)
     assert job["result"]["pid"] == late.pid
 
 

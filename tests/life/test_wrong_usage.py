@@ -14,15 +14,14 @@ from tests.engines import PostgresServer
 from tests.life.conftest import Serve
 from tests.life.process import command
 
-PASSWORD = "correct-horse"  # noqa: S105
+PASSWORD = "correct-horse"
 MODULES = {
     "plain.py": "handlers = {'a': 1}\n",
     "broken.py": "1 / 0\n",
     "unparsable.py": "def (:\n",
     "quitting.py": "raise SystemExit(7)\n",
     "signature.py": (
-        "from jobserver import Handlers\nhandlers = Handlers()\n"
-        "@handlers.handler('a')\nasync def a(*payload): ...\n"
+        "from jobserver import Handlers\nhandlers = Handlers()\n@handlers.handler('a')\nasync def a(*payload): ...\n"
     ),
     "annotation.py": (
         "from jobserver import Handlers\nhandlers = Handlers()\n"
@@ -61,7 +60,7 @@ def engines(place: Place, database: str | None = None, redis: str | None = None)
 CASES = {
     "port in use": Case(lambda place: ("--port", str(place.taken_port)), ("Cannot listen on 127.0.0.1 port", "in use")),
     "no such host": Case(lambda _: ("--host", "no-such-host.invalid", "--allow-anonymous"), ("no-such-host.invalid",)),
-    "beyond loopback": Case(lambda _: ("--host", "0.0.0.0"), ("0.0.0.0", "--allow-anonymous")),  # noqa: S104
+    "beyond loopback": Case(lambda _: ("--host", "0.0.0.0"), ("0.0.0.0", "--allow-anonymous")),
     "database without redis": Case(
         lambda place: ("--database-url", f"postgresql://u:{PASSWORD}@127.0.0.1:{place.closed_port}/d"),
         ("--database-url was given without --redis-url",),
