@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the server is imported when one is started: --help need not
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 STOP_NOW_SECONDS: Final = 15.0
+LAST_SECONDS: Final = 1.0
 
 HELP: Final = f"""Run a server: the HTTP API, and consumers of jobs.
 
@@ -55,6 +56,7 @@ def serve(**values: Any) -> None:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         # Where JSON was asked for, `server_started` says the banner's facts to machines.
         runner.run(Serving(server, with_banner=asked != "json").run())
+        runner.run(_leave_what_does_not_end())
 
 
 serve_command = ServerCommand(
@@ -116,6 +118,23 @@ class Serving:
             if self._signals == 2:
                 # A handler that refuses to be cancelled would hold up the end of the event loop for ever.
                 asyncio.get_running_loop().call_later(STOP_NOW_SECONDS, os._exit, 1)
+
+
+async def _leave_what_does_not_end() -> None:
+    """End the process where a handler refuses to be cancelled, or left a thread: asyncio waits for both for ever.
+
+    Everything is written and closed by now, and such a job was handed back.
+    """
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    # Not to be cancelled: it would wait for the threads then, and block the loop.
+    left.add(asyncio.create_task(asyncio.get_running_loop().shutdown_default_executor(), name="last threads"))
+    _, endless = await asyncio.wait(left, timeout=LAST_SECONDS)
+    if endless:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def banner(facts: Facts) -> str:

@@ -30,6 +30,23 @@ async def gated(attempt: Attempt, file: str, gate: str) -> int:
     return os.getpid()
 
 
+@handlers.handler("stubborn")
+async def stubborn(attempt: Attempt, file: str) -> None:
+    """Never ends, whoever cancels it."""
+    write_note(file, attempt, "started")
+    while True:
+        try:
+            await asyncio.sleep(POLL_SECONDS)
+        except asyncio.CancelledError:
+            write_note(file, attempt, "cancelled")
+
+
+@handlers.handler("to_thread")
+async def to_thread(attempt: Attempt, file: str, gate: str) -> int:
+    """Leaves a thread of its own behind when it is cancelled."""
+    return await asyncio.to_thread(_wait, attempt, file, gate)
+
+
 @handlers.handler("gated.thread")
 def gated_thread(attempt: Attempt, file: str, gate: str) -> int:
     """The same in a thread, deaf to whoever asks it to stop."""

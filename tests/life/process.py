@@ -130,10 +130,10 @@ class ServerProcess:
         self._note_children()
         return [child for child in self._children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def signal_group(self, number: signal.Signals) -> None:
+    def send_to_group(self, number: signal.Signals) -> None:
         """As a terminal does."""
         os.killpg(self.pid, number)
 
@@ -150,7 +150,7 @@ class ServerProcess:
 
     async def stop(self) -> int:
         """SIGTERM, and wait for the end."""
-        self.signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
         return await self.exit_code()
 
     async def end(self) -> None:

@@ -31,7 +31,7 @@ async def test_a_drain_lets_short_jobs_end_and_hands_long_ones_to_the_others(fle
     waiting = await one.submit_all([{"type": "echo"} for _ in range(50)])
 
     began = time.monotonic()
-    one.signal(signal.SIGTERM)
+    one.send(signal.SIGTERM)
     await eventually(lambda: draining(one))
     # HTTP goes on while it drains.
     assert (await one.http.get("/health")).status_code == 200
@@ -58,7 +58,7 @@ async def test_what_a_drain_hands_back_is_run_by_the_others_at_once(fleet: Serve
     jobs = await one.submit_all([{"type": "gated", "payload": notes.gated} for _ in range(2)])
     await eventually(lambda: len(notes.all()) == 2)
     other = await fleet()
-    one.signal(signal.SIGTERM)
+    one.send(signal.SIGTERM)
     await eventually(lambda: [notes.events(job_id) for job_id in jobs] == [["started", "cancelled", "started"]] * 2)
     notes.open_gate()
     for job in await other.all_finished(jobs):
@@ -77,7 +77,7 @@ async def test_a_drain_hands_back_at_once_what_it_had_claimed_and_not_started(fl
     await eventually(one.running_jobs)
     assert await one.running_jobs() == 8
     other = await fleet("--threads", "8", "--processes", "3")
-    one.signal(signal.SIGTERM)
+    one.send(signal.SIGTERM)
     # The other process has them while the first still waits for the two that run.
     await eventually(lambda: {note["job_id"] for note in notes.all()} == {*threads, *children})
     assert one.running
@@ -95,10 +95,10 @@ async def test_a_second_sigterm_stops_at_once(anywhere: Serve, notes: Notes) -> 
     kinds = ("gated", "gated.thread", "gated.process")
     jobs = await server.submit_all([{"type": kind, "payload": notes.gated} for kind in kinds])
     await eventually(lambda: len(notes.all()) == 3)
-    server.signal(signal.SIGTERM)
+    server.send(signal.SIGTERM)
     await eventually(lambda: draining(server))
     began = time.monotonic()
-    server.signal(signal.SIGTERM)
+    server.send(signal.SIGTERM)
     assert await server.exit_code(within=15) == 0
     assert time.monotonic() - began < 10
     notes.open_gate()
@@ -115,7 +115,7 @@ async def test_requests_that_wait_for_a_job_are_answered_when_the_server_stops(a
     waiting = asyncio.create_task(server.http.get(f"/jobs/{job_id}", params={"wait": 60}))
     await eventually(lambda: server.get("/health"))
     began = time.monotonic()
-    server.signal(signal.SIGTERM)
+    server.send(signal.SIGTERM)
     answer = await waiting
     assert (answer.status_code, answer.json()["attempt"]) == (200, 0)
     assert await server.exit_code() == 0
@@ -139,3 +139,18 @@ async def test_a_thread_that_ignores_its_timeout_is_left_behind_and_the_job_deci
     assert (await server.finished(following))["status"] == "completed"
     assert await server.stop() == 0
     assert notes.events(job_id) == ["started"]
+
+
+async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_up_the_exit(anywhere: Serve, notes: Notes) -> None:
+    """Nor does one that left a thread of its own behind."""
+    server = await anywhere("--drain-seconds", "1s")
+    jobs = await server.submit_all(
+        [{"type": "stubborn", "payload": {"file": str(notes.file)}}, {"type": "to_thread", "payload": notes.gated}]
+    )
+    await eventually(lambda: len(notes.all()) == 2)
+    assert await server.stop() == 0
+    again = await anywhere("--workers", "0")
+    for job_id in jobs:
+        job = await again.job(job_id)
+        assert (job["status"], job["attempt"], job["crashes"]) == ("queued", 0, 0)
+        assert await again.outcomes(job_id) == ["handed_back"]

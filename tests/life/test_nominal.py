@@ -28,7 +28,7 @@ async def test_a_server_says_what_it_is_and_drains_at_ctrl_c(serve: Serve, workd
     assert (job["status"], job["result"], job["attempt"], job["fence"]) == ("completed", {"hello": "world"}, 1, 2)
     assert await server.outcomes(job["id"]) == ["completed"]
 
-    server.signal(signal.SIGINT)
+    server.send(signal.SIGINT)
     assert await server.exit_code() == 0
     assert "draining 0 jobs, Ctrl-C again to stop now" in server.stderr
     await eventually(lambda: not valkey.is_running())
@@ -39,7 +39,7 @@ async def test_ctrl_c_of_a_terminal_reaches_every_process_and_harms_no_job(anywh
     server = await anywhere("--drain-seconds", "20s")
     jobs = [await server.submit("gated", notes.gated), await server.submit("gated.process", notes.gated)]
     await eventually(lambda: len(notes.all()) == 2)
-    server.signal_group(signal.SIGINT)
+    server.send_to_group(signal.SIGINT)
     await eventually(lambda: "draining 2 jobs, Ctrl-C again to stop now" in server.stderr)
     waiting = asyncio.gather(*(server.finished(job_id) for job_id in jobs))
     notes.open_gate()
@@ -51,9 +51,9 @@ async def test_a_second_ctrl_c_stops_at_once_and_hands_the_jobs_back(anywhere: S
     server = await anywhere("--drain-seconds", "600s")
     job_id = await server.submit("gated", notes.gated)
     await eventually(lambda: notes.events(job_id) == ["started"])
-    server.signal(signal.SIGINT)
+    server.send(signal.SIGINT)
     await eventually(lambda: "draining 1 job," in server.stderr)
-    server.signal(signal.SIGINT)
+    server.send(signal.SIGINT)
     assert await server.exit_code(within=10) == 0
     assert notes.events(job_id) == ["started", "cancelled"]
 
