@@ -194,20 +194,22 @@ class Server:
             await self.reclaim.orphans()
         self._start_pipeline(stack)
         await stack.enter_async_context(self.executor)
-        stack.push_async_callback(self.consumers.close)
-        self.consumers.start()
-        for loop in self._loops:
-            loop.start()
+        warnings = tuple(await durability_warnings(engines.database))
         if self._socket is not None:
             await self._start_http(stack, self._socket)
+        # Last of all, so that nothing which fails to start drops a claimed job.
+        stack.push_async_callback(self.consumers.close)
+        self.consumers.start()
         stack.push_async_callback(self._drain)
+        for loop in self._loops:
+            loop.start()
         self.facts = Facts(
             url=self.url or None,
             data=engines.data,
             engines=engines.versions,
             consumers=settings.workers,
             types=tuple(sorted(self.types.own)),
-            warnings=tuple(await durability_warnings(engines.database)),
+            warnings=warnings,
         )
         self.telemetry.note("server_started", url=self.url, engines=list(engines.versions))
 
@@ -309,6 +311,7 @@ class Server:
             self.waiters,
             self.queues,
             self.consumers if settings.workers else None,
+            self.holdings,
             policy,
             self.telemetry,
             worker_id=self.worker_id,
@@ -387,6 +390,8 @@ class Server:
             await task
 
         stack.push_async_callback(close)
+        # A server that nobody can reach is of no use: one that ends by itself stops the process.
+        task.add_done_callback(lambda _: self.stop())
         while not http.started:
             if task.done():
                 await task
@@ -442,6 +447,7 @@ async def recover(settings: Settings) -> Recovered:
         server._build(engines)
         server.deliveries.start()
         stack.push_async_callback(server.deliveries.close, within_seconds=10.0)
+        await server.worker_store.measure_clock()
         await server.queues.refresh()
         reclaimed = await server.reclaim.orphans() if engines.alone else 0
         while taken := await server.reclaim.lost_jobs():

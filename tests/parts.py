@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,6 @@ from jobserver.job.handlers import Handlers
 from jobserver.job.model import Job, Status
 from jobserver.job.wire import SubmitBody
 from jobserver.server import Server, open_engines
-from jobserver.stream.jobs import JobStream
 from tests.conftest import Pair
 from tests.servers import settings_for
 
@@ -39,14 +38,21 @@ async def writing(server: Server) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def consuming(server: Server) -> AsyncIterator[None]:
-    """The consumers run too; the end stops them at once, without a drain."""
-    async with writing(server), server.executor:
+async def executing(server: Server) -> AsyncIterator[None]:
+    """The consumers run, on batchers that do already; the end stops them at once, without a drain."""
+    async with server.executor:
         server.consumers.start()
         try:
             yield
         finally:
             await server.consumers.close()
+
+
+@asynccontextmanager
+async def consuming(server: Server) -> AsyncIterator[None]:
+    """Batchers and consumers run."""
+    async with writing(server), executing(server):
+        yield
 
 
 def body(type_: str = "echo", payload: object = None, **fields: Any) -> SubmitBody:
@@ -82,11 +88,3 @@ async def outcomes(server: Server, job_id: UUID) -> list[str]:
     history = await server.views.attempts(job_id)
     assert history is not None
     return [each.outcome for each in history]
-
-
-async def wipe(stream: JobStream, names: Sequence[str]) -> None:
-    """What a FLUSHALL does to one prefix of a server that other tests use too."""
-    keys = [stream.keys.incarnation, stream.keys.dlq]
-    for key in await stream._client.commands.keys(f"{stream.keys.jobs('', 0)[:-6]}*"):  # type: ignore[arg-type]
-        keys.append(key)
-    await stream._client.commands.delete(*keys, *names)

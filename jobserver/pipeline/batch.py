@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from jobserver.errors import Overloaded, Unavailable
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -28,7 +31,8 @@ def _one(_: Any) -> int:
 
 class Batcher(Generic[Item, Answer]):
     """Owns its flights: tasks that flush. `flush` answers in the order of its items; an exception among the
-    answers is raised to that item's caller alone. `weigh` counts an item against `max_weight` of a flush.
+    answers is raised to that item's caller alone. `weigh` counts an item against `max_weight` of a flush and
+    `max_waiting` of the queue.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Batcher(Generic[Item, Answer]):
         self._max_waiting = max_waiting
         self._weigh = weigh
         self._observe = observe
+        self._waiting_weight = 0
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
@@ -83,10 +88,12 @@ class Batcher(Generic[Item, Answer]):
 
     def put(self, item: Item) -> asyncio.Future[Answer]:
         """Queue an item; the future is its answer. Raises Overloaded."""
-        if self._closing or len(self._waiting) >= self._max_waiting:
+        # An item that is heavier than the bound finds its place in an empty queue.
+        if self._closing or self._waiting_weight >= self._max_waiting:
             raise Overloaded(f"too many waiting for {self.name}")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
+        self._waiting_weight += self._weigh(item)
         self._arrived.set()
         return future
 
@@ -104,17 +111,23 @@ class Batcher(Generic[Item, Answer]):
             except BaseException:
                 self._fail(batch, Overloaded(f"the server stops while {self.name} is written"))
                 raise
-            if self._observe is not None:
-                self._observe(self.name, len(batch), time.perf_counter() - started)
+            try:
+                if self._observe is not None:
+                    self._observe(self.name, len(batch), time.perf_counter() - started)
+            except Exception:
+                # Whoever watches must not end the flight.
+                logger.exception("observer_failed", extra={"batcher": self.name})
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         batch: list[tuple[Item, asyncio.Future[Answer]]] = []
         weight = 0
         while self._waiting:
-            weight += self._weigh(self._waiting[0][0])
-            if batch and weight > self._max_weight:
+            each = self._weigh(self._waiting[0][0])
+            if batch and weight + each > self._max_weight:
                 break
+            weight += each
             batch.append(self._waiting.popleft())
+        self._waiting_weight -= weight
         return batch
 
     async def _carry(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:

@@ -102,6 +102,7 @@ class Consumers:
         self._ready: asyncio.Queue[Held] = asyncio.Queue()
         self._freed = asyncio.Event()
         self._draining = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._turn = 0
@@ -120,6 +121,10 @@ class Consumers:
     def busy(self) -> int:
         return self._options.workers - self.free
 
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
     async def drain(self, *, within_seconds: float) -> None:
         """Stop fetching, hand back what was not started, wait for what runs, then cancel and hand back the rest."""
         self._draining.set()
@@ -132,9 +137,10 @@ class Consumers:
             # Not cancelled: the message of a blocked read may be ours already. Its block is short.
             await self._fetcher
         await self.claims.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_seconds):
-                await self._empty.wait()
+        waits = [asyncio.create_task(event.wait()) for event in (self._empty, self._hurried)]
+        await asyncio.wait(waits, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
         self.hurry()
         try:
             async with asyncio.timeout(_LAST_WRITES_SECONDS):
@@ -144,7 +150,8 @@ class Consumers:
             logger.error("drain_incomplete", extra={"jobs": len(self._holdings)})
 
     def hurry(self) -> None:
-        """Cancel what runs; it is handed back."""
+        """Cancel what runs; it is handed back. A drain under way waits no longer."""
+        self._hurried.set()
         for held in self._holdings:
             held.running.cancel(CancelReason.SHUTDOWN)
 
@@ -209,7 +216,11 @@ class Consumers:
             fetched = await self._stream.wait(streams, worker_id, max(1, count // len(streams)))
         if fetched.made_group:
             self.on_wiped()
-        self.take(fetched.deliveries)
+        # A blocked read counts by stream: of many streams it may bring more than there are consumers free.
+        free = max(0, self.free)
+        self.take(fetched.deliveries[:free])
+        for delivery in fetched.deliveries[free:]:
+            self._return(delivery)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -247,8 +258,8 @@ class Consumers:
         if isinstance(answer, Claimed):
             held = Held(answer, delivery)
             self._holdings.add(held)
-            self._telemetry.claimed(answer)
             self._ready.put_nowait(held)
+            self._telemetry.claimed(answer)
             return
         self._release()
         self._refused(delivery, answer)

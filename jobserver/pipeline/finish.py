@@ -39,6 +39,11 @@ class Ending(msgspec.Struct, frozen=True):
     seconds: float
 
 
+def _weight(ending: Ending) -> int:
+    """A unit an end, and one for every 16 KiB of its result."""
+    return 1 + len(ending.transition.result or b"") // 16_384
+
+
 def message_of(moved: Moved) -> Message:
     """The message of a job that waits again."""
     return Message(moved.job_id, moved.fence, moved.queue, moved.priority, instant_us(moved.due_at))
@@ -69,8 +74,9 @@ class Finisher:
             self._flush,
             flights=1 if store.database.sqlite else 2,
             max_weight=500,
-            # Twice the largest number of consumers: an end is never refused.
-            max_waiting=20_000,
+            weigh=_weight,
+            # Each consumer has one end at the most, so none is ever refused.
+            max_waiting=10_000_000,
             observe=observe,
         )
 

@@ -45,6 +45,10 @@ class Holdings:
         return self._held.get(job_id)
 
     def add(self, held: Held) -> None:
+        older = self._held.get(held.job.id)
+        if older is not None:
+            # A newer claim won, so its fence is gone: nobody would tell it later.
+            older.running.cancel(CancelReason.LEASE_REFUSED)
         self._held[held.job.id] = held
 
     def remove(self, held: Held) -> None:

@@ -24,10 +24,16 @@ from jobserver.telemetry import Telemetry
 
 _REPEATS_SECONDS: Final = (0.05, 0.25, 1.0)
 _PATIENCE_SECONDS: Final = 2.0
+# In units of a job or of 4 KiB of its payload: 2,000 small jobs, or 8 MiB.
 MAX_FLUSH: Final = 2_000
+MAX_WAITING: Final = 20_000
 _REASONS: Final = {Invalid: "invalid", KeyReused: "key_reused", Overloaded: "overloaded"}
 
 Group = tuple[Submission, ...]
+
+
+def _weight(group: Group) -> int:
+    return sum(1 + len(job.payload) // 4_096 for job in group)
 
 
 class SubmitOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +73,8 @@ class Submitter:
             # SQLite has one writer; on PostgreSQL a second flight fills the time of the first one's commit.
             flights=1 if store.database.sqlite else 2,
             max_weight=MAX_FLUSH,
-            weigh=len,
+            max_waiting=MAX_WAITING,
+            weigh=_weight,
             observe=observe,
         )
 

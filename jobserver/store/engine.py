@@ -32,6 +32,7 @@ from jobserver.job.times import from_us, instant_us
 from jobserver.store.migrations import HEAD
 
 STATEMENT_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 CHECKOUT_SECONDS: Final = 5.0
 SQLITE_MINIMUM: Final = (3, 38)  # the ->> operator
@@ -90,21 +91,29 @@ def _positional(text: str, takes: dict[str, str], name: str) -> str:
     return _PARAMETER.sub(replace, "\n".join(lines))
 
 
+def monotonic_ns() -> int:
+    """Nanoseconds that go on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime_ns(_CLOCK)
+
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class Clock:
     """The database's time as this process knows it: an offset, measured at heartbeats, advanced monotonically."""
 
     def __init__(self) -> None:
         self._base_us = time.time_ns() // 1000
-        self._mark_ns = time.monotonic_ns()
+        self._mark_ns = monotonic_ns()
 
     def now_us(self) -> int:
-        return self._base_us + (time.monotonic_ns() - self._mark_ns) // 1000
+        return self._base_us + (monotonic_ns() - self._mark_ns) // 1000
 
     def now(self) -> datetime:
         return from_us(self.now_us())
 
     def measured(self, database_now: datetime, asked_ns: int, answered_ns: int) -> None:
-        """The database said `database_now` to a question asked and answered at these `time.monotonic_ns()`."""
+        """The database said `database_now` to a question asked and answered at these `monotonic_ns()`."""
         self._base_us = instant_us(database_now)
         self._mark_ns = (asked_ns + answered_ns) // 2
 
@@ -118,15 +127,16 @@ class Session(Protocol):
 
 
 class _PostgresSession:
-    def __init__(self, database: Database, driver: asyncpg.Connection) -> None:
+    def __init__(self, database: Database, driver: asyncpg.Connection, limit_seconds: float) -> None:
         self._database = database
         self._driver = driver
+        self._limit_seconds = limit_seconds
 
     async def fetch(self, statement: str, columns: Columns | None = None, /, **scalars: Any) -> Sequence[Row]:
         loaded = self._database.statement(statement)
         given = {**(columns or {}), **scalars}
         arguments = [given[name] for name, _ in loaded.takes]
-        rows: Sequence[Row] = await self._driver.fetch(loaded.text, *arguments, timeout=STATEMENT_SECONDS)
+        rows: Sequence[Row] = await self._driver.fetch(loaded.text, *arguments, timeout=self._limit_seconds)
         return rows
 
 
@@ -195,8 +205,11 @@ class Database:
             # One writer: its pool of one is the write lock, first come, first served.
             self._writer = _sqlite_engine(self.url, 1)
             self._reader = _sqlite_engine(self.url, 4)
+            self._looker = _sqlite_engine(self.url, 4)
         else:
             self._writer = self._reader = _postgres_engine(self.url, pool_size)
+            # What clients look at never takes the place of a claim, an end or a lease.
+            self._looker = _postgres_engine(self.url, max(2, pool_size // 2), LOOK_SECONDS)
 
     def statement(self, name: str) -> Statement:
         loaded = self._statements.get(name)
@@ -208,6 +221,18 @@ class Database:
     async def read(self) -> AsyncIterator[Session]:
         """A session without a transaction: each statement is its own."""
         async with self._session(self._reader) as (session, _):
+            yield session
+
+    @asynccontextmanager
+    async def look(self) -> AsyncIterator[Session]:
+        """A session for what clients want to see, from a pool of its own and with a shorter time limit."""
+        async with self._session(self._looker, LOOK_SECONDS) as (session, _):
+            yield session
+
+    @asynccontextmanager
+    async def within(self, seconds: float) -> AsyncIterator[Session]:
+        """A session whose statements write, each in its own transaction and within this time."""
+        async with self._session(self._writer, seconds) as (session, _):
             yield session
 
     @asynccontextmanager
@@ -233,18 +258,17 @@ class Database:
 
     async def select(self, query: sa.Select[Any]) -> Sequence[Mapping[str, Any]]:
         """A query built by SQLAlchemy, for the lists whose filters vary."""
-        async with self._connection(self._reader) as connection:
+        async with self._connection(self._looker) as connection:
             result = await connection.execute(query)
             return cast("Sequence[Mapping[str, Any]]", result.mappings().all())
 
     async def close(self) -> None:
-        await self._writer.dispose()
-        if self._reader is not self._writer:
-            await self._reader.dispose()
+        for engine in {self._writer, self._reader, self._looker}:
+            await engine.dispose()
 
     def pool_use(self) -> int:
         """Connections in use now."""
-        pools = {self._writer.pool, self._reader.pool}
+        pools = {self._writer.pool, self._reader.pool, self._looker.pool}
         return sum(cast(Any, pool).checkedout() for pool in pools)
 
     @asynccontextmanager
@@ -269,11 +293,13 @@ class Database:
             raise DatabaseUnavailable(_sentence(error)) from error
 
     @asynccontextmanager
-    async def _session(self, engine: AsyncEngine) -> AsyncIterator[tuple[Session, Any]]:
+    async def _session(
+        self, engine: AsyncEngine, limit_seconds: float = STATEMENT_SECONDS
+    ) -> AsyncIterator[tuple[Session, Any]]:
         async with self._connection(engine) as connection:
             raw = await connection.get_raw_connection()
             driver = cast(Any, raw.driver_connection)
-            session = _SqliteSession(self, driver) if self.sqlite else _PostgresSession(self, driver)
+            session = _SqliteSession(self, driver) if self.sqlite else _PostgresSession(self, driver, limit_seconds)
             yield session, driver
 
     # Values of a row, from either driver.
@@ -323,7 +349,7 @@ def database_url(text: str) -> URL:
     )
 
 
-def _postgres_engine(url: URL, pool_size: int) -> AsyncEngine:
+def _postgres_engine(url: URL, pool_size: int, limit_seconds: float = STATEMENT_SECONDS) -> AsyncEngine:
     return create_async_engine(
         url,
         pool_size=pool_size,
@@ -331,7 +357,7 @@ def _postgres_engine(url: URL, pool_size: int) -> AsyncEngine:
         pool_timeout=CHECKOUT_SECONDS,
         connect_args={
             "timeout": CONNECT_SECONDS,
-            "command_timeout": STATEMENT_SECONDS,
+            "command_timeout": limit_seconds,
             "server_settings": {
                 "application_name": "jobserver",
                 "jit": "off",

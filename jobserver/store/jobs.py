@@ -316,17 +316,17 @@ class JobStore:
     async def settle(self, settlements: Sequence[Settlement], *, repeated: bool = False) -> list[Moved | None]:
         """End attempts. None where the fence has moved on: somebody else has decided about that job.
 
-        A job that is named twice is settled once.
+        A claim (job and fence) that is named twice is settled once.
         """
-        unique = {settlement.job_id: settlement for settlement in reversed(settlements)}
-        ordered = [unique[job_id] for job_id in sorted(unique)]
+        unique = {(each.job_id, each.fence): each for each in reversed(settlements)}
+        ordered = [unique[claim] for claim in sorted(unique)]
         columns = _settle_columns(ordered)
         moved: dict[tuple[UUID, int], Moved] = {}
         if self.database.sqlite:
             async with self.database.write() as session:
                 rows = await session.fetch("settle", columns)
                 for row in rows:
-                    won = self._moved(row, unique[self.database.uuid(row["id"])].transition)
+                    won = self._moved(row, unique[self.database.uuid(row["id"]), row["fence"] - 1].transition)
                     moved[won.job_id, won.fence - 1] = won
                 if rows:
                     await session.fetch("record_attempts", self._history(rows, unique, moved))
@@ -337,13 +337,8 @@ class JobStore:
         if repeated and len(moved) < len(ordered):
             await self._settled_before(ordered, moved)
         await self._trim([won.job_id for won in moved.values() if won.fence > 2 * ATTEMPTS_KEPT])
-        seen: set[UUID] = set()
-        answers: list[Moved | None] = []
-        for settlement in settlements:
-            first = settlement.job_id not in seen
-            seen.add(settlement.job_id)
-            answers.append(moved.get((settlement.job_id, settlement.fence)) if first else None)
-        return answers
+        # Each is won by the first that named it.
+        return [moved.pop((each.job_id, each.fence), None) for each in settlements]
 
     def _moved(self, row: Row, transition: Transition) -> Moved:
         status = STATUSES[row["status"]]
@@ -351,12 +346,12 @@ class JobStore:
         return _moved(self.database, row, ended)
 
     def _history(
-        self, rows: Sequence[Row], asked: dict[UUID, Settlement], moved: dict[tuple[UUID, int], Moved]
+        self, rows: Sequence[Row], asked: dict[tuple[UUID, int], Settlement], moved: dict[tuple[UUID, int], Moved]
     ) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {name: [] for name in _HISTORY}
         for row in rows:
             job_id = self.database.uuid(row["id"])
-            transition = asked[job_id].transition
+            transition = asked[job_id, row["fence"] - 1].transition
             ended = moved[job_id, row["fence"] - 1].ended
             values = (
                 job_id,
@@ -402,13 +397,14 @@ class JobStore:
             await self.database.fetch("trim_attempts", {"id": list(ids)}, keep=ATTEMPTS_KEPT)
 
     async def extend_leases(self, held: Sequence[tuple[UUID, int]], *, lease_seconds: float) -> frozenset[UUID]:
-        """Extend the leases of these (job, fence); returns the jobs that are still ours."""
+        """Extend the leases of these (job, fence), within a third of a lease; returns the jobs that are still ours."""
         ordered = sorted(held)
-        rows = await self.database.fetch(
-            "extend_leases",
-            {"id": [job_id for job_id, _ in ordered], "fence": [fence for _, fence in ordered]},
-            lease_seconds=lease_seconds,
-        )
+        async with self.database.within(lease_seconds / 3) as session:
+            rows = await session.fetch(
+                "extend_leases",
+                {"id": [job_id for job_id, _ in ordered], "fence": [fence for _, fence in ordered]},
+                lease_seconds=lease_seconds,
+            )
         return frozenset(self.database.uuid(row["id"]) for row in rows)
 
     async def save_progress(self, said: Sequence[tuple[UUID, int, Progress]]) -> None:
@@ -521,9 +517,18 @@ class JobStore:
         return sorted(found, key=lambda each: each.available_at)
 
     async def near_horizon(
-        self, streams: Sequence[tuple[str, Priority]], *, after: datetime, until: datetime, limit: int
+        self,
+        streams: Sequence[tuple[str, Priority]],
+        *,
+        after: datetime,
+        until: datetime,
+        limit: int,
+        after_id: UUID | None = None,
     ) -> list[Available]:
-        """Waiting jobs that become available after `after` and not later than `until`, in order."""
+        """Waiting jobs that become available after `after` and not later than `until`, in order.
+
+        With `after_id`, also those of the moment `after` whose id is greater: a page follows its predecessor.
+        """
         async with self.database.read() as session:
             rows = await session.fetch(
                 "near_horizon",
@@ -532,6 +537,7 @@ class JobStore:
                     "priority": [int(priority) for _, priority in streams],
                 },
                 after=after,
+                after_id=_LAST_ID if after_id is None else after_id,
                 until=until,
                 max_rows=limit,
             )
@@ -611,6 +617,7 @@ class JobStore:
 
 
 _HELD: Final = Refusal("held")
+_LAST_ID: Final = UUID(int=2**128 - 1)
 _HISTORY: Final = ("job_id", "fence", "number", "started_at", "ended_at", "outcome", "error", "worker_id")
 
 

@@ -40,26 +40,28 @@ class Views:
         self._database = database
 
     async def job(self, job_id: UUID) -> Job | None:
-        async with self._database.read() as session:
+        async with self._database.look() as session:
             rows = await session.fetch("job", id=job_id)
         return job_of(self._database, rows[0]) if rows else None
 
     async def statuses(self, ids: Sequence[UUID]) -> dict[UUID, Status]:
         """Where some jobs are; those that do not exist are left out."""
-        async with self._database.read() as session:
+        async with self._database.look() as session:
             rows = await session.fetch("statuses", ids=list(ids))
         return {self._database.uuid(row["id"]): STATUSES[row["status"]] for row in rows}
 
     async def attempts(self, job_id: UUID) -> list[AttemptRecord] | None:
         """The history of a job, oldest first, the running attempt last; None when there is no such job."""
-        async with self._database.read() as session:
+        async with self._database.look() as session:
             rows = await session.fetch("job", id=job_id)
             if not rows:
                 return None
             job = job_of(self._database, rows[0])
             history = await session.fetch("attempts", id=job_id)
         records = [attempt_of(self._database, row) for row in history]
-        if job.status is Status.RUNNING and job.started_at is not None:
+        ended = {record.fence for record in records}
+        # The job and its history are read one after the other: an attempt may have ended in between.
+        if job.status is Status.RUNNING and job.started_at is not None and job.fence not in ended:
             records.append(
                 AttemptRecord(
                     number=job.attempt,
@@ -148,13 +150,13 @@ class Views:
         return job_id
 
     async def _counts(self) -> dict[tuple[str, Status], int]:
-        async with self._database.read() as session:
+        async with self._database.look() as session:
             rows = await session.fetch("counts")
         return {(row["queue"], STATUSES[row["status"]]): int(row["n"]) for row in rows}
 
     async def queues(self) -> list[QueueInfo]:
         """Every queue by name, its counts and the age of its oldest due job."""
-        async with self._database.read() as session:
+        async with self._database.look() as session:
             known = {row["name"]: bool(row["paused"]) for row in await session.fetch("queues")}
             streams = [(name, priority) for name in known for priority in Priority]
             ages = await session.fetch(
@@ -182,7 +184,7 @@ class Views:
 
     async def workers(self) -> list[WorkerInfo]:
         """Every process of the last day, newest first. Alive: a heartbeat within 5 s, and not stopped."""
-        async with self._database.read() as session:
+        async with self._database.look() as session:
             rows = await session.fetch("workers")
         now = self._database.clock.now()
         found = []
@@ -209,13 +211,13 @@ class Views:
         return found
 
     async def types(self) -> list[TypeInfo]:
-        async with self._database.read() as session:
+        async with self._database.look() as session:
             return [type_of(row) for row in await session.fetch("types")]
 
     async def stats(self) -> Stats:
         """The whole server in numbers."""
         queues = await self.queues()
-        async with self._database.read() as session:
+        async with self._database.look() as session:
             alive = await session.fetch("alive_workers", within_seconds=ALIVE_SECONDS)
         by_status = {status: sum(queue.counts[status] for queue in queues) for status in Status}
         ages = [queue.oldest_waiting_seconds for queue in queues if queue.oldest_waiting_seconds is not None]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 import msgspec
 
-from jobserver.store.engine import Database
+from jobserver.store.engine import Database, monotonic_ns
 
 FORGET_SECONDS: Final = 86_400.0
 _encode: Final = msgspec.json.Encoder().encode
@@ -34,10 +34,10 @@ class WorkerStore:
         loop_lag_seconds: float,
         queues: Sequence[str] | None,
         types: Sequence[str],
-    ) -> None:
-        """Say that a process is alive (or, with `stopped`, that it was)."""
+    ) -> datetime:
+        """Say that a process is alive (or, with `stopped`, that it was). Returns the database's now."""
         async with self._database.write() as session:
-            asked = time.monotonic_ns()
+            asked = monotonic_ns()
             [row] = await session.fetch(
                 "beat",
                 id=worker_id,
@@ -52,9 +52,21 @@ class WorkerStore:
                 queues=None if queues is None else _encode(list(queues)).decode(),
                 types=_encode(list(types)).decode(),
             )
-            answered = time.monotonic_ns()
+            answered = monotonic_ns()
+        return self._measured(row["now"], asked, answered)
+
+    async def measure_clock(self) -> datetime:
+        """Measure the database's clock without a heartbeat; returns its now."""
+        async with self._database.read() as session:
+            asked = monotonic_ns()
+            [row] = await session.fetch("now")
+            return self._measured(row["now"], asked, monotonic_ns())
+
+    def _measured(self, now: object, asked_ns: int, answered_ns: int) -> datetime:
+        moment = self._database.moment(now)
         if not self._database.sqlite:
-            self._database.clock.measured(row["now"], asked, answered)
+            self._database.clock.measured(moment, asked_ns, answered_ns)
+        return moment
 
     async def alive(self, *, within_seconds: float) -> list[str]:
         """The processes with a heartbeat in the last seconds."""

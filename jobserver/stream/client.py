@@ -68,11 +68,22 @@ class StreamClient:
 @asynccontextmanager
 async def available(seconds: float | None = None) -> AsyncIterator[None]:
     """Whatever says "Redis is away" or "Redis will not" becomes StreamUnavailable; so does taking longer."""
+    task = asyncio.current_task()
+    asked = 0 if task is None else task.cancelling()
     try:
         async with asyncio.timeout(seconds):
             yield
     except (RedisError, OSError, TimeoutError) as error:
+        _heed_cancel(task, asked)
         raise StreamUnavailable(str(error) or type(error).__name__) from error
+    _heed_cancel(task, asked)
+
+
+def _heed_cancel(task: asyncio.Task[Any] | None, asked: int) -> None:
+    # redis-py sends under `asyncio.wait_for`, which before Python 3.12 loses a cancel that comes in the turn of its
+    # result: a loop that was told to end would go on.
+    if task is not None and task.cancelling() > asked:
+        raise asyncio.CancelledError
 
 
 def _client(url: str, *, connections: int, seconds: float) -> Redis:

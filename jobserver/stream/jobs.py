@@ -225,10 +225,17 @@ class Wakes:
     def __init__(self, pubsub: Any) -> None:
         self._pubsub = pubsub
 
-    async def next(self) -> bool:
-        """Wait for up to a second; whether there was one."""
+    async def next(self) -> list[UUID]:
+        """Wait for up to a second for the jobs of the next one; none when there was none."""
         async with available():
-            return await self._pubsub.get_message(timeout=BLOCK_MILLISECONDS / 1000) is not None
+            message = await self._pubsub.get_message(timeout=BLOCK_MILLISECONDS / 1000)
+        try:
+            return [] if message is None else [UUID(text) for text in message["data"].decode().split()]
+        except ValueError:
+            return []  # not one of ours
+
+
+_NOBODY: Final = UUID(int=0)
 
 
 def _text(message: Message) -> str:
@@ -255,7 +262,9 @@ def _deliveries(entries: Sequence[Any], stream: Stream) -> list[Delivery]:
             job_id, fence, available_at = _fields(entry[1])[b"m"].decode().split(":")
             found.append(Delivery(UUID(job_id), int(fence), int(available_at), stream, entry[0].decode()))
         except (KeyError, ValueError):
-            # Somebody's stray entry. It must not stop the messages that came with it.
+            # Somebody's stray entry. It must not stop the messages that came with it; its claim finds no job, and
+            # then it is acknowledged.
+            found.append(Delivery(_NOBODY, 0, 0, stream, entry[0].decode()))
             logger.warning("message_unreadable", extra={"queue": stream[0], "entry": entry[0].decode()})
     return found
 

@@ -13,10 +13,11 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 import msgspec
 
-from jobserver.errors import StreamUnavailable, Unavailable
+from jobserver.errors import DatabaseUnavailable, StreamUnavailable, Unavailable
 from jobserver.pipeline.held import Holdings
 from jobserver.pipeline.known import Queues, Types
 from jobserver.store.jobs import JobStore
@@ -69,6 +70,10 @@ class Heartbeat:
         self._busy = busy
         self._beats = 0
         self._steady_since: float | None = None
+        self._last_now: datetime | None = None
+        # So long may pass between two beats before others may have missed the time to extend a lease.
+        self._longest_seconds = max(2 * BEAT_SECONDS, lease_seconds / 3)
+        self._last_beat: float | None = None
         self._expected: float | None = None
         self.loop_lag_seconds = 0.0
         self.draining = False
@@ -95,19 +100,32 @@ class Heartbeat:
 
     def may_reclaim(self) -> bool:
         """Whether own heartbeats have succeeded for a full lease: after an outage every lease looks over."""
-        return self._steady_since is not None and time.monotonic() - self._steady_since >= self._lease_seconds
+        return (
+            self._steady_since is not None
+            and not self._broken()
+            and time.monotonic() - self._steady_since >= self._lease_seconds
+        )
+
+    def _broken(self) -> bool:
+        """Whether the last beat is too long ago for a judgement about the leases of others."""
+        return self._last_beat is None or time.monotonic() - self._last_beat > self._longest_seconds
 
     async def _beat(self) -> float | None:
         started = time.monotonic()
         if self._expected is not None:
             self.loop_lag_seconds = max(0.0, started - self._expected)
         try:
-            await self._say(stopped=False)
+            now = await self._say(stopped=False)
         except Unavailable:
             self._steady_since = None
             raise
-        if self._steady_since is None:
-            self._steady_since = started
+        if self._last_now is not None and (now - self._last_now).total_seconds() > self._longest_seconds:
+            # The database's clock jumped: leases look over, and are not.
+            self._steady_since = None
+        self._last_now = now
+        if self._steady_since is None or self._broken():
+            self._steady_since = time.monotonic()
+        self._last_beat = time.monotonic()
         await self._queues.refresh()
         if self._holdings:
             for job_id, fence in await self._store.cancel_requests(self._identity.worker_id):
@@ -120,8 +138,8 @@ class Heartbeat:
         self._expected = time.monotonic() + delay
         return delay
 
-    async def _say(self, *, stopped: bool) -> None:
-        await self._workers.beat(
+    async def _say(self, *, stopped: bool) -> datetime:
+        return await self._workers.beat(
             self._identity.worker_id,
             host=self._identity.host,
             pid=self._identity.pid,
@@ -149,7 +167,12 @@ class Heartbeat:
         held = self._holdings.fences()
         if not held:
             return None
-        still_ours = await self._store.extend_leases(held, lease_seconds=self._lease_seconds)
+        try:
+            still_ours = await self._store.extend_leases(held, lease_seconds=self._lease_seconds)
+        except DatabaseUnavailable as error:
+            # At once again, on another connection: one that stalls must not cost the leases.
+            logger.warning("leases_not_extended", extra={"jobs": len(held), "error": str(error)})
+            return min(0.5, self._lease_seconds / 10)
         for job_id, fence in held:
             if job_id not in still_ours:
                 # One that ended meanwhile is not held any more, and then this does nothing.
@@ -162,7 +185,7 @@ class Heartbeat:
             try:
                 async with self._stream.listening() as wakes:
                     while True:
-                        if await wakes.next():
+                        if any(self._holdings.get(job_id) for job_id in await wakes.next()):
                             self.beat.wake()
             except StreamUnavailable as error:
                 logger.debug("wakes_unavailable", extra={"error": str(error)})

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
 from jobserver.job.times import from_us, instant_us
 from jobserver.pipeline.deliver import NEAR_HORIZON_SECONDS, Deliveries
@@ -21,8 +22,11 @@ from jobserver.upkeep.loop import Loop
 INTERVAL_SECONDS: Final = 0.5
 REFILL_SECONDS: Final = 20.0
 LIMIT: Final = 1_000
-# Submits decide by the horizon, the refill looks a bit further: no job falls between the two.
+# A submit decides by the horizon at its own time, before its commit. So a refill looks a bit further, and counts
+# as filled a bit less: no job falls between the two.
 OVERLAP: Final = timedelta(seconds=60)
+# Beyond this many operations that Redis was not told yet a refill takes a break.
+_BACKLOG: Final = 20_000
 
 
 class Promote:
@@ -68,17 +72,22 @@ class Promote:
         return delay
 
     async def _refill(self) -> None:
-        until = from_us(self._now_us()) + timedelta(seconds=NEAR_HORIZON_SECONDS) + OVERLAP
+        horizon = from_us(self._now_us()) + timedelta(seconds=NEAR_HORIZON_SECONDS)
         after = from_us(self._now_us() if self._frontier_us is None else self._frontier_us)
+        after_id: UUID | None = None
         streams = self._queues.streams()
-        while streams and after < until:
-            found = await self._store.near_horizon(streams, after=after, until=until, limit=LIMIT)
+        while streams:
+            if self._deliveries.waiting > _BACKLOG:
+                self._frontier_us = instant_us(after) - 1
+                return
+            found = await self._store.near_horizon(
+                streams, after=after, after_id=after_id, until=horizon + OVERLAP, limit=LIMIT
+            )
             for each in found:
                 message = Message(each.job_id, each.fence, each.queue, each.priority, instant_us(each.available_at))
                 self._deliveries.delay(message)
             if len(found) < LIMIT:
                 break
-            # Those of the same microsecond as the last one may be cut off: look at it again.
-            after = max(after + timedelta(microseconds=1), found[-1].available_at - timedelta(microseconds=1))
-        self._frontier_us = instant_us(until)
+            after, after_id = found[-1].available_at, found[-1].job_id
+        self._frontier_us = instant_us(horizon - OVERLAP)
         self._refilled = time.monotonic()

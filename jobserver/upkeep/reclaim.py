@@ -16,6 +16,7 @@ from jobserver.job.model import TERMINAL, WAITING, LeaseLost, Priority, Status, 
 from jobserver.pipeline.consume import Consumers
 from jobserver.pipeline.deliver import Deliveries
 from jobserver.pipeline.finish import message_of
+from jobserver.pipeline.held import Holdings
 from jobserver.pipeline.known import Queues
 from jobserver.pipeline.waiting import Waiters
 from jobserver.store.jobs import JobStore, Lost, Settlement
@@ -42,6 +43,7 @@ class Reclaim:
         waiters: Waiters,
         queues: Queues,
         consumers: Consumers | None,
+        holdings: Holdings,
         policy: Policy,
         telemetry: Telemetry,
         *,
@@ -56,6 +58,7 @@ class Reclaim:
         self._waiters = waiters
         self._queues = queues
         self._consumers = consumers
+        self._holdings = holdings
         self._policy = policy
         self._telemetry = telemetry
         self._worker_id = worker_id
@@ -69,11 +72,21 @@ class Reclaim:
     async def _jobs_step(self) -> float | None:
         if not self._may_reclaim():
             return None
-        return 0.0 if await self.lost_jobs() >= LIMIT else None
+        found = await self._find_lost()
+        if not self._may_reclaim():
+            # The answer was long on its way: these leases may have ended while nobody could extend them.
+            return None
+        return 0.0 if await self._take_back(found, lease_over=True) >= LIMIT else None
 
     async def lost_jobs(self) -> int:
         """Take back up to 200 jobs whose lease is over; returns how many were won."""
-        return await self._take_back(await self._store.find_lost(limit=LIMIT), lease_over=True)
+        return await self._take_back(await self._find_lost(), lease_over=True)
+
+    async def _find_lost(self) -> list[Lost]:
+        # What this process runs is never lost to it: its lease is only late.
+        held = set(self._holdings.fences())
+        lost = await self._store.find_lost(limit=LIMIT)
+        return [each for each in lost if (each.job.id, each.job.fence) not in held]
 
     async def orphans(self) -> int:
         """Take back the jobs of a predecessor that is proven dead. Returns how many were won."""
@@ -106,7 +119,7 @@ class Reclaim:
         return len(won)
 
     async def _messages_step(self) -> float | None:
-        if self._consumers is not None:
+        if self._consumers is not None and not self._consumers.draining:
             for stream in self._readable():
                 await self._take_over(stream, self._consumers)
         if time.monotonic() - self._swept > SWEEP_SECONDS:

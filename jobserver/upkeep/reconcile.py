@@ -78,21 +78,23 @@ class Reconcile:
 
     async def pass_over(self) -> int:
         """One pass over everything, for recovery by hand; returns how many jobs were published again."""
+        # Nothing that this pass has bumped is judged again.
+        began = self._store.database.clock.now()
         wiped_at = await self._wiped_at()
         published = 0
         if wiped_at is not None:
-            published += await self._everything_before(wiped_at)
-        while found := await self.overtaken(GRACE):
+            published += await self._everything_before(min(wiped_at, began))
+        while found := await self.overtaken(GRACE, began):
             published += found
         return published
 
-    async def overtaken(self, grace: timedelta) -> int:
-        """Publish overtaken jobs again, up to 1,000 a stream; returns how many."""
+    async def overtaken(self, grace: timedelta, until: datetime | None = None) -> int:
+        """Publish overtaken jobs again, up to 1,000, none that is younger than `until`; returns how many."""
         streams = self._readable()
         if not streams:
             return 0
         # Asked before the streams: what is submitted after it is not judged.
-        now = self._store.database.clock.now()
+        now = until or self._store.database.clock.now()
         oldest = await self._stream.watermarks(streams)
         marks = [
             (queue, priority, min(now, from_us(us) if us is not None else now) - grace)

@@ -371,9 +371,7 @@ async def test_a_cancel_request_survives_the_drain(server: Server, work: Work) -
         assert await status_of(server, job.id) is Status.CANCELED
 
 
-async def test_a_drain_without_a_database_ends(
-    server: Server, work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_drain_without_a_database_ends(server: Server, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(*args: Any, **options: Any) -> Any:
         raise DatabaseUnavailable("away")
 

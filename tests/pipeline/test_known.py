@@ -124,9 +124,7 @@ async def test_workers_with_different_handlers_know_each_other_within_a_look(pai
         assert (await two.find("image.scale")) == two.own["image.scale"]
 
 
-async def test_an_unknown_type_is_looked_up_at_most_once_a_second(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unknown_type_is_looked_up_at_most_once_a_second(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     async with parts(pair) as server:
         api = types(server.store)
         looks = 0

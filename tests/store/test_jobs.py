@@ -491,3 +491,36 @@ async def test_sql_permits_exactly_the_transitions_that_are_drawn(
     else:
         assert await store.expire(limit=10) == []
     assert moves == {(before, after) for before, after in TRANSITIONS if before is start}
+
+
+async def test_a_stale_end_does_not_swallow_the_valid_one_of_the_same_flush(store: JobStore, views: Views) -> None:
+    job_id = await job_in(store, Status.QUEUED)
+    old = await claimed(store, job_id)
+    await settled(store, old, HandedBack())
+    new = await claimed(store, job_id, 2)
+    end = Transition(status=Status.COMPLETED, ended=Ended.COMPLETED, result=b"1")
+    stale, valid = await store.settle([Settlement(job_id, old.fence, end), Settlement(job_id, new.fence, end)])
+    assert stale is None
+    assert valid is not None
+    assert await status_of(views, job_id) is Status.COMPLETED
+
+
+async def test_one_call_of_reconcile_bumps_no_more_than_its_limit_in_all_queues(
+    store: JobStore, database: Database
+) -> None:
+    for queue in ("a", "b", "c"):
+        for _ in range(3):
+            await job_in(store, Status.QUEUED, queue=queue)
+    mark = database.clock.now() + timedelta(seconds=1)
+    marks = [(queue, Priority.NORMAL, mark) for queue in ("a", "b", "c")]
+    assert len(await store.bump_overtaken(marks, limit=4)) == 4
+
+
+async def test_a_cancel_that_races_with_a_failure_costs_no_retry(store: JobStore, views: Views) -> None:
+    job = await claimed(store, await job_in(store, Status.QUEUED))
+    await store.cancel([job.id])
+    await settled(store, job, raised())
+    found = await views.job(job.id)
+    assert found is not None
+    assert (found.status, found.retry_count) == (Status.CANCELED, 0)
+    assert found.run_at <= found.updated_at

@@ -136,3 +136,25 @@ async def test_listening_to_a_server_that_is_gone_ends(own_redis: RedisServer) -
         await stream.wake([message().job_id])
         assert await eventually(wakes.next)
     await client.close()
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_call_that_is_cancelled_ends_cancelled(own_redis: RedisServer, turns: int) -> None:
+    """However far it got: a loop that is told to end must not go on."""
+    client = StreamClient(own_redis.url)
+    stream = JobStream(client, "t")
+    await stream.fetch([NORMAL], ME, 1)
+    calls = {
+        "fetch": lambda: stream.fetch([NORMAL], ME, 1),
+        "apply": lambda: stream.apply(Batch(adds=[message()])),
+        "reclaim": lambda: stream.reclaim(NORMAL, ME, min_idle_ms=0, cursor="0-0", count=1),
+    }
+    for name, call in calls.items():
+        for _ in range(5):
+            task: asyncio.Task[object] = asyncio.create_task(call(), name=name)  # type: ignore[arg-type]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.cancel():
+                await asyncio.wait([task])
+                assert task.cancelled(), (name, task)
+    await client.close()

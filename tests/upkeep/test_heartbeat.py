@@ -101,9 +101,7 @@ async def test_a_refused_lease_cancels_the_handler_and_discards_its_result(serve
     assert (await ended(server, other.id)).status is Status.COMPLETED
 
 
-async def test_a_silent_database_cancels_nothing(
-    server: Server, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_database_cancels_nothing(server: Server, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     async def away(*args: Any, **options: Any) -> Any:
         raise DatabaseUnavailable("away")
 

@@ -88,15 +88,12 @@ async def test_no_job_falls_between_the_submit_and_the_refill(
     await eventually_delayed(server, 1)
 
 
-async def test_a_refill_takes_all_of_one_moment(
-    server: Server, time: Time, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_refill_takes_all_of_one_moment(server: Server, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten thousand jobs for midnight are one microsecond, and more than one look."""
     monkeypatch.setattr("jobserver.upkeep.promote.LIMIT", 10)
-    midnight = submission(delay_seconds=300.0)
     run_at = server.store.database.clock.now().replace(year=2100)
     at_once = [submission(run_at=run_at) for _ in range(95)]
-    await server.store.insert([[midnight], at_once])
+    await server.store.insert([at_once])
     monkeypatch.setattr(time, "start_us", instant_us(run_at) - 60_000_000)
     await time.passes(0.0)
     await eventually_delayed(server, 95)
@@ -114,11 +111,11 @@ async def test_a_refill_adds_nothing_twice(server: Server, time: Time) -> None:
 
 async def test_a_wiped_redis_is_filled_again(pair: Pair, own_redis: RedisServer) -> None:
     async with parts(msgspec.structs.replace(pair, redis_url=own_redis.url)) as server, writing(server):
+        await server.reconcile.step()
         for delay in (30.0, 300.0, 3_000.0):
             await submitted(server, delay=delay)
         await server.promote.step()
         await eventually_delayed(server, 2)
-        await server.reconcile.step()
         await server._client.commands.flushall()
         await server.promote.step()
         assert await delayed(server) == 0

@@ -5,14 +5,17 @@
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
 streams AS (SELECT * FROM unnest(:queue, :priority, :before) AS s(queue, priority, before)),
 overtaken AS (
-    SELECT o.id, o.fence, row_number() OVER (ORDER BY o.available_at, o.id) AS n
-    FROM streams s CROSS JOIN LATERAL (
+    SELECT f.id, f.fence, row_number() OVER (ORDER BY f.available_at, f.id) AS n FROM (
+    SELECT o.* FROM streams s CROSS JOIN LATERAL (
         SELECT j.id, j.fence, j.available_at FROM jobs j
         WHERE j.status IN ('queued', 'scheduled', 'retrying') AND j.queue = s.queue AND j.priority = s.priority
             AND j.available_at < s.before
         ORDER BY j.available_at LIMIT :max_rows
         FOR UPDATE SKIP LOCKED
     ) AS o
+    -- Of all streams together: a call stays short however many queues there are.
+    LIMIT :max_rows
+    ) AS f
 )
 UPDATE jobs AS j SET available_at = clock.now + o.n * interval '1 microsecond'
 FROM overtaken o, clock

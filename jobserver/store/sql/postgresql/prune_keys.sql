@@ -3,7 +3,8 @@
 -- Returns: job_id
 WITH old AS MATERIALIZED (
     SELECT scope, key FROM idempotency_keys e
-    WHERE e.expires_at < clock_timestamp() AND NOT EXISTS (
+    -- A subselect is a condition of the index; the bare function, being volatile, is not.
+    WHERE e.expires_at < (SELECT clock_timestamp()) AND NOT EXISTS (
         SELECT 1 FROM jobs j WHERE j.id = e.job_id AND j.status NOT IN ('completed', 'failed', 'canceled')
     )
     ORDER BY e.expires_at LIMIT :max_rows FOR UPDATE SKIP LOCKED

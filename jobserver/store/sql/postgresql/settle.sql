@@ -20,7 +20,7 @@ UPDATE jobs AS j SET
     status = CASE WHEN j.cancel_requested AND i.status <> 'completed' THEN 'canceled' ELSE i.status END,
     fence = j.fence + 1,
     attempt = j.attempt + i.attempt_delta,
-    retry_count = j.retry_count + i.retry_delta,
+    retry_count = j.retry_count + CASE WHEN j.cancel_requested THEN 0 ELSE i.retry_delta END,
     crashes = j.crashes + i.crash_delta,
     result = i.result,
     error = coalesce(i.error, j.error),
@@ -31,8 +31,8 @@ UPDATE jobs AS j SET
     finished_at = CASE
         WHEN j.cancel_requested OR i.status IN ('completed', 'failed', 'canceled') THEN clock.now
     END,
-    due_at = CASE WHEN i.status IN ('completed', 'failed', 'canceled') THEN j.due_at ELSE clock.now + make_interval(secs => i.delay_seconds) END,
-    available_at = CASE WHEN i.status IN ('completed', 'failed', 'canceled') THEN j.due_at ELSE clock.now + make_interval(secs => i.delay_seconds) END
+    due_at = CASE WHEN j.cancel_requested OR i.status IN ('completed', 'failed', 'canceled') THEN j.due_at ELSE clock.now + make_interval(secs => i.delay_seconds) END,
+    available_at = CASE WHEN j.cancel_requested OR i.status IN ('completed', 'failed', 'canceled') THEN j.due_at ELSE clock.now + make_interval(secs => i.delay_seconds) END
 FROM held AS i, clock
 WHERE j.id = i.id
     AND j.status = 'running'

@@ -1,8 +1,9 @@
--- Waiting jobs that become available within a window of time, in order.
--- Takes: queue text[], priority smallint[], after timestamptz, until timestamptz, max_rows integer
+-- Waiting jobs that become available within a window of time, in order, from a place on: many may share a moment.
+-- Takes: queue text[], priority smallint[], after timestamptz, after_id uuid, until timestamptz, max_rows integer
 -- Returns: id, fence, queue, priority, available_at
 SELECT j.id, j.fence, j.queue, j.priority, j.available_at
 FROM (SELECT value ->> 'queue' AS queue, value ->> 'priority' AS priority FROM json_each(:rows)) AS s
 JOIN jobs j ON j.status IN ('queued', 'scheduled', 'retrying') AND j.queue = s.queue AND j.priority = s.priority
-    AND j.available_at > :after AND j.available_at <= :until
-ORDER BY j.available_at LIMIT :max_rows
+    AND j.available_at >= :after AND j.available_at <= :until
+    AND (j.available_at > :after OR j.id > :after_id)
+ORDER BY j.available_at, j.id LIMIT :max_rows

@@ -5,7 +5,7 @@ UPDATE jobs SET
     status = CASE WHEN jobs.cancel_requested AND i.status <> 'completed' THEN 'canceled' ELSE i.status END,
     fence = jobs.fence + 1,
     attempt = jobs.attempt + i.attempt_delta,
-    retry_count = jobs.retry_count + i.retry_delta,
+    retry_count = jobs.retry_count + CASE WHEN jobs.cancel_requested THEN 0 ELSE i.retry_delta END,
     crashes = jobs.crashes + i.crash_delta,
     result = i.result,
     error = coalesce(i.error, jobs.error),
@@ -16,8 +16,8 @@ UPDATE jobs SET
     finished_at = CASE
         WHEN jobs.cancel_requested OR i.status IN ('completed', 'failed', 'canceled') THEN :now
     END,
-    due_at = CASE WHEN i.status IN ('completed', 'failed', 'canceled') THEN jobs.due_at ELSE :now + CAST(i.delay_seconds * 1000000 AS INTEGER) END,
-    available_at = CASE WHEN i.status IN ('completed', 'failed', 'canceled') THEN jobs.due_at ELSE :now + CAST(i.delay_seconds * 1000000 AS INTEGER) END
+    due_at = CASE WHEN jobs.cancel_requested OR i.status IN ('completed', 'failed', 'canceled') THEN jobs.due_at ELSE :now + CAST(i.delay_seconds * 1000000 AS INTEGER) END,
+    available_at = CASE WHEN jobs.cancel_requested OR i.status IN ('completed', 'failed', 'canceled') THEN jobs.due_at ELSE :now + CAST(i.delay_seconds * 1000000 AS INTEGER) END
 FROM (
     SELECT
         value ->> 'id' AS id, value ->> 'fence' AS fence, value ->> 'status' AS status,

@@ -1,0 +1,3 @@
+-- The database's clock.
+-- Returns: now
+SELECT :now AS now

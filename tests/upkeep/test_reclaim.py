@@ -1,0 +1,170 @@
+"""Jobs whose process died run again, up to a number of crashes; nothing is taken from the living."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from jobserver.job.model import Priority, Status
+from jobserver.server import Server
+from jobserver.stream.jobs import Batch, Message
+from tests.engines import eventually
+from tests.jobs import claimed, inserted
+from tests.parts import executing, job_of, outcomes, status_of, submitted
+from tests.stream.messages import NORMAL, consumers
+
+
+async def crashed(server: Server, *, lease_seconds: float = -1.0, worker_id: str = "dead-1") -> Any:
+    """A job that a process claimed before it died."""
+    job = await submitted(server)
+    return await claimed(server.store, job.id, worker_id=worker_id, lease_seconds=lease_seconds)
+
+
+@pytest.fixture(autouse=True)
+def steady(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.reclaim, "_may_reclaim", lambda: True)
+
+
+async def test_a_job_whose_lease_is_over_is_taken_back(server: Server) -> None:
+    job = await crashed(server)
+    alive = await crashed(server, lease_seconds=60.0)
+    assert await server.reclaim.lost_jobs() == 1
+    after = await job_of(server, job.id)
+    assert (after.status, after.fence, after.crashes, after.retry_count) == (Status.RETRYING, 2, 1, 0)
+    assert after.error is not None
+    assert "dead-1" in after.error.message
+    assert 0.0 <= (after.due_at - after.updated_at).total_seconds() <= 1.0
+    assert await outcomes(server, job.id) == ["lease_lost"]
+    assert await status_of(server, alive.id) is Status.RUNNING
+    assert await server.reclaim.lost_jobs() == 0
+
+    async def told() -> bool:
+        await server.promote.step()
+        sizes = await server.stream.sizes([NORMAL])
+        # Two messages of the submits, and the one of the reclaim.
+        return sizes.entries == 3
+
+    await eventually(told)
+
+
+async def test_crashes_end_in_the_dead_letters(server: Server) -> None:
+    job = await crashed(server)
+    waiting = server.commands.wait(job.id, 10)
+    for crash in range(1, 4):
+        assert await server.reclaim.lost_jobs() == 1
+        after = await job_of(server, job.id)
+        assert after.crashes == crash
+        if crash < 3:
+            assert after.status is Status.RETRYING
+
+            async def claim_again(fence: int = after.fence) -> bool:
+                await claimed(server.store, job.id, fence, worker_id="dead-2", lease_seconds=-1.0)
+                return True
+
+            await eventually(claim_again)
+    assert (await waiting).status is Status.FAILED
+    assert await outcomes(server, job.id) == ["lease_lost"] * 3
+
+    async def buried() -> list[Any]:
+        return await server.stream.dead_letters()
+
+    assert await eventually(buried) == [(job.id, 6)]
+    page = server.telemetry.metrics.render("text/plain")[0].decode()
+    assert 'jobserver_jobs_crashed_total{queue="default",type="echo"} 1.0' in page
+    assert 'jobserver_jobs_reclaimed_total{queue="default",type="echo"} 3.0' in page
+
+
+async def test_a_cancel_request_outlives_the_crash(server: Server) -> None:
+    job = await crashed(server)
+    await server.store.cancel([job.id])
+    assert await server.reclaim.lost_jobs() == 1
+    assert await status_of(server, job.id) is Status.CANCELED
+
+
+async def test_leases_are_judged_only_after_own_steady_beats(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = await crashed(server)
+    monkeypatch.setattr(server.reclaim, "_may_reclaim", lambda: False)
+    assert await server.reclaim._jobs_step() is None
+    assert await status_of(server, job.id) is Status.RUNNING
+    # The database hung while it was asked: what it answers says nothing of who lives.
+    answers = iter([True, False])
+    monkeypatch.setattr(server.reclaim, "_may_reclaim", lambda: next(answers))
+    assert await server.reclaim._jobs_step() is None
+    assert await status_of(server, job.id) is Status.RUNNING
+    monkeypatch.setattr(server.reclaim, "_may_reclaim", lambda: True)
+    await server.reclaim._jobs_step()
+    assert await status_of(server, job.id) is Status.RETRYING
+
+
+async def test_the_orphans_of_a_dead_predecessor_need_not_wait(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobserver.upkeep.reclaim.LIMIT", 2)
+    orphans = [await crashed(server, lease_seconds=3_600.0) for _ in range(5)]
+    own = await crashed(server, lease_seconds=3_600.0, worker_id=server.worker_id)
+    assert await server.reclaim.orphans() == 5
+    for job in orphans:
+        assert (await job_of(server, job.id)).crashes == 1
+    assert await status_of(server, own.id) is Status.RUNNING
+
+
+async def published(server: Server) -> UUID:
+    """A job that is committed, and whose message is in the stream."""
+    job = (await inserted(server.store)).job
+    await server.stream.apply(Batch(adds=[Message(job.id, 0, "default", Priority.NORMAL, 1_000)]))
+    return job.id
+
+
+async def test_messages_of_a_dead_process_are_taken_over(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [await published(server) for _ in range(5)]
+    # Read by a process that died before its claim.
+    assert len((await server.stream.fetch([NORMAL], "dead-1", 10)).deliveries) == 5
+    async with executing(server):
+        await server.reclaim._messages_step()
+        assert {await status_of(server, job_id) for job_id in jobs} == {Status.QUEUED}
+        monkeypatch.setattr(server.reclaim, "_lease_seconds", 0.05)
+
+        async def all_ended() -> bool:
+            await server.reclaim._messages_step()
+            return {await status_of(server, job_id) for job_id in jobs} == {Status.COMPLETED}
+
+        await eventually(all_ended)
+
+
+async def test_no_more_messages_are_taken_over_than_there_are_free_consumers(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.reclaim, "_lease_seconds", 0.0)
+    for _ in range(20):
+        await published(server)
+    await server.stream.fetch([NORMAL], "dead-1", 100)
+    taken: list[Any] = []
+    monkeypatch.setattr(server.consumers, "take", taken.extend)
+    await server.reclaim._messages_step()
+    assert len(taken) == 8
+    monkeypatch.setattr(server.consumers, "free", 0)
+    await server.reclaim._messages_step()
+    assert len(taken) == 8
+    # The cursor goes on where it was.
+    monkeypatch.setattr(server.consumers, "free", 100)
+    await server.reclaim._messages_step()
+    assert len({each.job_id for each in taken}) == 20
+
+
+async def test_consumers_of_dead_processes_are_forgotten(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.reclaim, "_lease_seconds", 0.0)
+    await server.heartbeat._say(stopped=False)
+    await published(server)
+    for name in (server.worker_id, "dead-busy", "dead-idle"):
+        await server.stream.fetch([NORMAL], name, 0 if name != "dead-busy" else 1)
+    await server.stream.fetch([NORMAL], "dead-idle", 1)
+    await server.stream.fetch([NORMAL], server.worker_id, 1)
+    before = await consumers(server._client, server.stream)
+    assert before == {server.worker_id, "dead-busy", "dead-idle"}
+
+    async def forgotten() -> bool:
+        await server.reclaim.forget_dead_consumers()
+        return "dead-idle" not in await consumers(server._client, server.stream)
+
+    await eventually(forgotten)
+    assert await consumers(server._client, server.stream) == {server.worker_id, "dead-busy"}
