@@ -88,8 +88,7 @@ def test_every_fetch_names_every_stream_once_and_its_levels_in_order(turn: int) 
     order = fetch_order(turn, ["a", "b", "c"])
     assert sorted(order) == [(queue, level) for queue in "abc" for level in Priority]
     levels = [level for _, level in order][::3]
-    rest = [level for level in levels[1:]]
-    assert rest == sorted(rest)
+    assert levels[1:] == sorted(levels[1:])
 
 
 def test_without_queues_there_is_nothing_to_fetch() -> None:
@@ -321,7 +320,7 @@ async def test_a_drain_lets_what_runs_end_and_starts_nothing_more(server: Server
         jobs = [await submitted(server, "gate") for _ in range(6)]
         await eventually(lambda: len(work.ran) == 2)
         draining = asyncio.create_task(server.consumers.drain(within_seconds=20))
-        await eventually(lambda: server.consumers._draining.is_set())
+        await eventually(server.consumers._draining.is_set)
         work.gate.set()
         await draining
         await server.consumers.close()

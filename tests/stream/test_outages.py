@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -144,14 +146,14 @@ async def test_a_call_that_is_cancelled_ends_cancelled(own_redis: RedisServer, t
     client = StreamClient(own_redis.url)
     stream = JobStream(client, "t")
     await stream.fetch([NORMAL], ME, 1)
-    calls = {
+    calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
         "fetch": lambda: stream.fetch([NORMAL], ME, 1),
         "apply": lambda: stream.apply(Batch(adds=[message()])),
         "reclaim": lambda: stream.reclaim(NORMAL, ME, min_idle_ms=0, cursor="0-0", count=1),
     }
     for name, call in calls.items():
         for _ in range(5):
-            task: asyncio.Task[object] = asyncio.create_task(call(), name=name)  # type: ignore[arg-type]
+            task = asyncio.create_task(call(), name=name)
             for _ in range(turns):
                 await asyncio.sleep(0)
             if task.cancel():
