@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "serve": "jobserver.cli.serve",
     "migrate": "jobserver.cli.migrate",
     "recover": "jobserver.cli.recover",
+    "torture": "jobserver.cli.torture",
     "submit": "jobserver.cli.remote",
     "show": "jobserver.cli.remote",
     "list": "jobserver.cli.remote",

@@ -35,6 +35,7 @@ STATEMENT_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 CHECKOUT_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 0.5
 SQLITE_MINIMUM: Final = (3, 38)  # the ->> operator
 
 
@@ -195,7 +196,7 @@ _UNAVAILABLE: Final = (
 class Database:
     """The source of truth. `read` and `write` give sessions; `fetch` runs one statement in its own transaction."""
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, statement_seconds: float | None = None) -> None:
         self.url = database_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.dialect = "sqlite" if self.sqlite else "postgresql"
@@ -207,7 +208,7 @@ class Database:
             self._reader = _sqlite_engine(self.url, 4)
             self._looker = _sqlite_engine(self.url, 4)
         else:
-            self._writer = self._reader = _postgres_engine(self.url, pool_size)
+            self._writer = self._reader = _postgres_engine(self.url, pool_size, statement_seconds)
             # What clients look at never takes the place of a claim, an end or a lease.
             self._looker = _postgres_engine(self.url, max(2, pool_size // 2), LOOK_SECONDS)
 
@@ -278,10 +279,10 @@ class Database:
             async with engine.connect() as connection:
                 try:
                     yield connection
-                except _UNAVAILABLE:
+                except (*_UNAVAILABLE, asyncio.CancelledError):
                     # Its state is unknown: the pool must not hand it out again.
                     if not self.sqlite:
-                        await connection.invalidate()
+                        await _drop(connection)
                     raise
         except JobserverError:
             raise
@@ -294,8 +295,9 @@ class Database:
 
     @asynccontextmanager
     async def _session(
-        self, engine: AsyncEngine, limit_seconds: float = STATEMENT_SECONDS
+        self, engine: AsyncEngine, limit_seconds: float | None = None
     ) -> AsyncIterator[tuple[Session, Any]]:
+        limit_seconds = STATEMENT_SECONDS if limit_seconds is None else limit_seconds
         async with self._connection(engine) as connection:
             raw = await connection.get_raw_connection()
             driver = cast(Any, raw.driver_connection)
@@ -334,7 +336,7 @@ def database_url(text: str) -> URL:
     usable. Messages never carry the password."""
     try:
         url = make_url(text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise ConfigurationError(
             "The database URL is not readable: it should look like postgresql+asyncpg://user@host/name."
         ) from error
@@ -349,7 +351,24 @@ def database_url(text: str) -> URL:
     )
 
 
-def _postgres_engine(url: URL, pool_size: int, limit_seconds: float = STATEMENT_SECONDS) -> AsyncEngine:
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """Says good-bye, but not for long: a server that hangs must not hold up a stop, connection by connection."""
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        try:
+            await super().close(timeout=CLOSE_SECONDS if timeout is None else min(timeout, CLOSE_SECONDS))
+        except TimeoutError:
+            self.terminate()
+
+
+async def _drop(connection: AsyncConnection) -> None:
+    """Take a connection out of its pool without a word to the server, which may not answer."""
+    raw = await connection.get_raw_connection()
+    cast(Any, raw.driver_connection).terminate()
+    await connection.invalidate()
+
+
+def _postgres_engine(url: URL, pool_size: int, limit_seconds: float | None = None) -> AsyncEngine:
     return create_async_engine(
         url,
         pool_size=pool_size,
@@ -357,7 +376,8 @@ def _postgres_engine(url: URL, pool_size: int, limit_seconds: float = STATEMENT_
         pool_timeout=CHECKOUT_SECONDS,
         connect_args={
             "timeout": CONNECT_SECONDS,
-            "command_timeout": limit_seconds,
+            "command_timeout": STATEMENT_SECONDS if limit_seconds is None else limit_seconds,
+            "connection_class": _Connection,
             "server_settings": {
                 "application_name": "jobserver",
                 "jit": "off",
@@ -418,7 +438,8 @@ async def schema_version(database: Database) -> str | None:
 
 async def migrate(url: str) -> None:
     """Bring the database's schema to this release, under a lock; returns at once when it is there already."""
-    database = Database(url)
+    # Another process may be migrating, and an index on a large table takes its time.
+    database = Database(url, statement_seconds=MIGRATION_SECONDS)
     try:
         if await schema_version(database) == HEAD:
             return
@@ -457,7 +478,9 @@ async def check_reachable(url: str) -> str:
             raise ConfigurationError(f"This Python comes with SQLite {version}: at least 3.38 is needed.")
         return f"{'SQLite' if database.sqlite else 'PostgreSQL'} {version}"
     except (SQLAlchemyError, *_UNAVAILABLE) as error:
-        raise ConfigurationError(f"The database {shown} cannot be used: {_sentence(_cause(error))}.") from error
+        raise ConfigurationError(
+            f"The database {shown} cannot be used: {_sentence(_cause(error)).rstrip('.')}."
+        ) from error
     finally:
         await database.close()
 

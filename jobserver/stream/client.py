@@ -24,6 +24,7 @@ COMMAND_SECONDS: Final = 2.0
 CALL_SECONDS: Final = COMMAND_SECONDS + 0.5
 BLOCK_MILLISECONDS: Final = 1_000
 MINIMUM_VERSION: Final = (6, 2)
+CLOSED: Final = "the handler is closed"
 
 SCRIPTS: Final = ("apply", "fetch", "promote", "watermark", "incarnation", "forget_consumers", "sizes")
 
@@ -76,6 +77,12 @@ async def available(seconds: float | None = None) -> AsyncIterator[None]:
     except (RedisError, OSError, TimeoutError) as error:
         _heed_cancel(task, asked)
         raise StreamUnavailable(str(error) or type(error).__name__) from error
+    except RuntimeError as error:
+        # What uvloop raises for a write to a connection that the other side has just reset.
+        if CLOSED not in str(error):
+            raise
+        _heed_cancel(task, asked)
+        raise StreamUnavailable("the connection is closed") from error
     _heed_cancel(task, asked)
 
 
@@ -124,7 +131,7 @@ async def check_reachable(url: str) -> str:
     try:
         version = await client.version()
     except StreamUnavailable as error:
-        raise ConfigurationError(f"Redis at {shown(url)} cannot be used: {error}.") from error
+        raise ConfigurationError(f"Redis at {shown(url)} cannot be used: {str(error).rstrip('.')}.") from error
     finally:
         await client.close()
     number = version.partition(" ")[2].split(".")

@@ -81,7 +81,22 @@ def _bound(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mutable
 
 def _json(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> str:
     ordered = {name: event.pop(name) for name in ("timestamp", "level", "logger", "event") if name in event}
-    return _encode(ordered | dict(event)).decode()
+    fields = ordered | dict(event)
+    try:
+        return _encode(fields).decode()
+    except Exception:
+        # Lone surrogates, cycles, values that do not print: whatever a handler logs, its line is written.
+        return _encode({bounded(str(name), 128): _plain(value) for name, value in fields.items()}).decode()
+
+
+def _plain(value: object) -> str | float | None:
+    """The value as something that JSON has for sure."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    try:
+        return bounded(value if isinstance(value, str) else repr(value), MAX_TEXT)
+    except Exception:
+        return f"<{type(value).__name__} that does not print>"
 
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode

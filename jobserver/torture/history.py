@@ -99,6 +99,7 @@ class Death(msgspec.Struct, frozen=True):
     """A server process that ended. `code` is negative for a signal."""
 
     pid: int
+    started: float
     at: float
     code: int
 

@@ -20,6 +20,7 @@ Mode = Literal["pass", "drop", "cut", "reset", "blackhole", "delay"]
 CHUNK: Final = 65_536
 DELAY_SECONDS: Final = 0.15
 DROPPED_SECONDS: Final = 0.3
+CUT_SECONDS: Final = 0.05
 CONNECT_SECONDS: Final = 5.0
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -120,6 +121,8 @@ class Proxy:
                 writer.write(data[: len(data) // 2])
                 with contextlib.suppress(OSError):
                     await writer.drain()
+                # Time to arrive: a reset throws away what is still on its way.
+                await asyncio.sleep(CUT_SECONDS)
                 return
             elif reply and self._mode == "drop":
                 self.hits += 1

@@ -137,5 +137,3 @@ def single_job(seed: int, kind: Literal["poison", "block"], number: int, payload
 
 def _shuffled(chosen: random.Random, names: Sequence[str]) -> list[str]:
     return chosen.sample(names, len(names))
-
-

@@ -108,8 +108,8 @@ async def test_a_second_sigterm_stops_at_once(anywhere: Serve, notes: Notes) -> 
         assert await again.outcomes(job["id"]) == ["handed_back", "completed"]
 
 
-async def test_requests_that_wait_for_a_job_are_answered_when_the_server_stops(anywhere: Serve, notes: Notes) -> None:
-    server = await anywhere("--drain-seconds", "1s")
+async def test_requests_that_wait_for_a_job_are_answered_when_the_server_stops(alone: Serve, notes: Notes) -> None:
+    server = await alone("--drain-seconds", "1s")
     job_id = await server.submit("gated", notes.gated)
     await eventually(lambda: notes.events(job_id) == ["started"])
     waiting = asyncio.create_task(server.http.get(f"/jobs/{job_id}", params={"wait": 60}))
@@ -122,10 +122,8 @@ async def test_requests_that_wait_for_a_job_are_answered_when_the_server_stops(a
     assert time.monotonic() - began < 10
 
 
-async def test_a_thread_that_ignores_its_timeout_is_left_behind_and_the_job_decided(
-    anywhere: Serve, notes: Notes
-) -> None:
-    server = await anywhere("--thread-grace", "1s", "--threads", "1")
+async def test_a_thread_that_ignores_its_timeout_is_left_behind_and_the_job_decided(alone: Serve, notes: Notes) -> None:
+    server = await alone("--thread-grace", "1s", "--threads", "1")
     began = time.monotonic()
     job_id = await server.submit("gated.thread", notes.gated, timeout=0.5, max_retries=0)
     job = await server.finished(job_id)
@@ -141,15 +139,15 @@ async def test_a_thread_that_ignores_its_timeout_is_left_behind_and_the_job_deci
     assert notes.events(job_id) == ["started"]
 
 
-async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_up_the_exit(anywhere: Serve, notes: Notes) -> None:
+async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_up_the_exit(alone: Serve, notes: Notes) -> None:
     """Nor does one that left a thread of its own behind."""
-    server = await anywhere("--drain-seconds", "1s")
+    server = await alone("--drain-seconds", "1s")
     jobs = await server.submit_all(
         [{"type": "stubborn", "payload": {"file": str(notes.file)}}, {"type": "to_thread", "payload": notes.gated}]
     )
     await eventually(lambda: len(notes.all()) == 2)
     assert await server.stop() == 0
-    again = await anywhere("--workers", "0")
+    again = await alone("--workers", "0")
     for job_id in jobs:
         job = await again.job(job_id)
         assert (job["status"], job["attempt"], job["crashes"]) == ("queued", 0, 0)

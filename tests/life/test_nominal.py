@@ -47,8 +47,8 @@ async def test_ctrl_c_of_a_terminal_reaches_every_process_and_harms_no_job(anywh
     assert await server.exit_code() == 0
 
 
-async def test_a_second_ctrl_c_stops_at_once_and_hands_the_jobs_back(anywhere: Serve, notes: Notes) -> None:
-    server = await anywhere("--drain-seconds", "600s")
+async def test_a_second_ctrl_c_stops_at_once_and_hands_the_jobs_back(alone: Serve, notes: Notes) -> None:
+    server = await alone("--drain-seconds", "600s")
     job_id = await server.submit("gated", notes.gated)
     await eventually(lambda: notes.events(job_id) == ["started"])
     server.send(signal.SIGINT)
@@ -58,7 +58,7 @@ async def test_a_second_ctrl_c_stops_at_once_and_hands_the_jobs_back(anywhere: S
     assert notes.events(job_id) == ["started", "cancelled"]
 
     notes.open_gate()
-    again = await anywhere()
+    again = await alone()
     job = await again.finished(job_id)
     assert (job["status"], job["attempt"], job["retry_count"], job["crashes"]) == ("completed", 1, 0, 0)
     assert await again.outcomes(job_id) == ["handed_back", "completed"]

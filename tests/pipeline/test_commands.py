@@ -87,8 +87,7 @@ async def test_a_running_job_is_canceled_where_it_runs(pair: Pair) -> None:
         job = await submitted(server, "endless")
         await eventually(lambda: endless.started)
         started = time.monotonic()
-        asked = await server.commands.cancel(job.id)
-        assert (asked.status, asked.cancel_requested) == (Status.RUNNING, True)
+        assert (await server.commands.cancel(job.id)).cancel_requested
         done = await ended(server, job.id)
         assert time.monotonic() - started < 1
         assert (done.status, endless.cancelled) == (Status.CANCELED, 1)

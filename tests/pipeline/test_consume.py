@@ -145,6 +145,14 @@ async def test_a_message_of_no_job_is_dropped(server: Server) -> None:
         assert await eventually_is(server, (0, 0, 0))
 
 
+async def test_stray_entries_of_the_stream_are_dropped_and_stop_nobody(server: Server) -> None:
+    async with consuming(server):
+        for number in range(3):
+            await server._client.commands.xadd(server.stream.keys.jobs(*NORMAL), {"stray": number})
+        await told(server, uuid4(), 0)
+        assert await eventually_is(server, (0, 0, 0))
+
+
 @pytest.mark.parametrize(
     ("status", "fence"),
     [(Status.QUEUED, 5), (Status.RETRYING, 0), (Status.COMPLETED, 2), (Status.CANCELED, 0), (Status.FAILED, 1)],

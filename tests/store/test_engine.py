@@ -13,11 +13,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+import sqlalchemy as sa
 
 import jobserver.store
 import jobserver.stream
 from jobserver.errors import ConfigurationError, DatabaseUnavailable
 from jobserver.job.model import Priority, Status
+from jobserver.job.query import JobFilter
 from jobserver.store.engine import (
     Clock,
     Database,
@@ -25,6 +27,7 @@ from jobserver.store.engine import (
     check_reachable,
     database_url,
     durability_warnings,
+    migrate,
     schema_version,
 )
 from jobserver.store.jobs import JobStore
@@ -135,11 +138,9 @@ async def test_a_postgresql_that_may_lose_commits_is_warned_of(own_postgres: Pos
 @pytest.fixture
 async def own(own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """A migrated database that may go away, asked with little patience."""
-    from jobserver.store.engine import migrate
-
     url = own_postgres.create_database()
     await migrate(url)
-    for name in ("STATEMENT_SECONDS", "CONNECT_SECONDS", "CHECKOUT_SECONDS"):
+    for name in ("STATEMENT_SECONDS", "LOOK_SECONDS", "CONNECT_SECONDS", "CHECKOUT_SECONDS"):
         monkeypatch.setattr(f"jobserver.store.engine.{name}", 0.5)
     database = Database(url, pool_size=3)
     yield database
@@ -162,25 +163,29 @@ async def test_a_database_that_goes_away_is_unavailable_in_time_and_used_again_w
     elif how == "restarted":
         own_postgres.restart("immediate")
     else:
-        own_postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name='jobserver'")
+        own_postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name='jobserver'"
+        )
 
     async def asked() -> str:
         try:
             await store.insert([[submission()]])
-            await views.jobs_of_all() if hasattr(views, "jobs_of_all") else await views.stats()
+            await store.insert([[submission(idempotency_key="k", fingerprint=b"f")]])
+            await views.stats()
         except DatabaseUnavailable as error:
-            assert str(error)
-            return "unavailable"
+            return "unavailable" if str(error) else "without a word"
         return "ok"
 
-    answers = await asyncio.gather(*(asked() for _ in range(8)))
+    try:
+        answers = await asyncio.gather(*(asked() for _ in range(8)))
+    finally:
+        if how == "paused":
+            own_postgres.resume()
     if how in {"killed", "paused"}:
         assert set(answers) == {"unavailable"}
         assert time.monotonic() - started < 8
         if how == "killed":
             own_postgres.restart()
-        else:
-            own_postgres.resume()
 
     async def back() -> bool:
         return {await asked() for _ in range(4)} == {"ok"}
@@ -190,11 +195,44 @@ async def test_a_database_that_goes_away_is_unavailable_in_time_and_used_again_w
     assert await views.job(job.id) is not None
 
 
+async def test_a_question_that_is_given_up_does_not_spoil_its_connection(
+    own: Database, own_postgres: PostgresServer
+) -> None:
+    """A health check has less patience than a statement: what it leaves behind must not hang who comes next."""
+    views = Views(own)
+    await views.stats()
+    own_postgres.pause()
+    for _ in range(6):
+        with pytest.raises((TimeoutError, DatabaseUnavailable)):
+            async with asyncio.timeout(0.1):
+                await views.stats()
+    own_postgres.resume()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(views.stats() for _ in range(6)))
+    assert own.pool_use() == 0
+
+
+async def test_closing_does_not_wait_for_a_database_that_hangs(own_postgres: PostgresServer) -> None:
+    database = Database(own_postgres.create_database(), pool_size=4)
+
+    async def look() -> None:
+        async with database._connection(database._writer) as connection:
+            await connection.execute(sa.text("SELECT pg_sleep(0.05)"))
+
+    await asyncio.gather(*(look() for _ in range(4)))
+    own_postgres.pause()
+    try:
+        started = time.monotonic()
+        await database.close()
+        assert time.monotonic() - started < 4
+    finally:
+        own_postgres.resume()
+
+
 async def test_a_fault_of_a_statement_is_not_an_outage(database: Database) -> None:
     store = JobStore(database)
-    with pytest.raises(Exception) as fault:
+    with pytest.raises(UnicodeDecodeError):
         await store.insert([[submission(payload=b"\xff")]])
-    assert not isinstance(fault.value, DatabaseUnavailable)
     if not database.sqlite:
         with pytest.raises((asyncpg.DataError, asyncpg.PostgresError)):
             await store.insert([[submission(max_retries=2**40)]])
@@ -312,7 +350,8 @@ def test_every_statement_declares_what_it_takes_and_takes_it(path: Path) -> None
         # Columns travel as one JSON text, and the clock is ours.
         in_rows = set(re.findall(r"->> '([a-z_]+)'", body))
         assert used - {"now", "rows"} <= declared
-        assert declared <= used | in_rows | {"token"}
+        # Of a settlement the history is written by a second statement.
+        assert declared <= used | in_rows | ({"ended"} if path.stem == "settle" else set())
     else:
         assert used == declared
 
@@ -338,7 +377,8 @@ def test_no_statement_is_written_outside_the_store_and_no_key_outside_its_module
     package = STORE.parent
     for path in sorted(package.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
-        if not path.is_relative_to(STORE):
+        # The torture breaks servers, and says so to them.
+        if not path.is_relative_to(STORE) and not path.is_relative_to(package / "torture"):
             assert not re.search(r"\b(SELECT .+ FROM|INSERT INTO|UPDATE \w+ SET|DELETE FROM)\b", text), path
         if path.name != "keys.py" and path.is_relative_to(STREAM):
             assert ":jobs:" not in text, path
@@ -386,6 +426,12 @@ async def filled(postgresql_url: str) -> AsyncIterator[Database]:
             lease_expires_at = CASE WHEN n BETWEEN 7500 AND 7519 THEN clock_timestamp() + interval '1 h' END,
             worker_id = 'w'
         FROM (SELECT id AS other, row_number() OVER (ORDER BY id) AS n FROM jobs) AS numbered WHERE other = jobs.id
+        """
+    )
+    await connection.execute(
+        """
+        INSERT INTO attempts (job_id, fence, number, started_at, ended_at, outcome)
+        SELECT id, 1, 1, created_at, created_at, 'failed' FROM jobs WHERE status IN ('completed', 'failed')
         """
     )
     await connection.execute("ANALYZE")
@@ -458,8 +504,6 @@ def _literal(value: Any, kind: str) -> str:
 
 async def test_lists_of_the_api_use_an_index(filled: Database) -> None:
     views = Views(filled)
-    from jobserver.job.query import JobFilter
-
     started = time.monotonic()
     for wanted in (
         JobFilter(),

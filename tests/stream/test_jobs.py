@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -194,16 +194,24 @@ async def test_nothing_is_taken_over_from_a_wiped_stream(stream: JobStream) -> N
     assert await stream.reclaim(NORMAL, ME, min_idle_ms=0, cursor="5-5", count=10) == ([], "0-0")
 
 
-async def test_what_is_not_a_message_of_ours_is_passed_over(stream: JobStream, client: StreamClient) -> None:
-    """Somebody's stray entry must not stop the messages around it from being fetched or taken over."""
+async def test_what_is_not_a_message_of_ours_stops_nobody_and_can_be_acknowledged(
+    stream: JobStream, client: StreamClient
+) -> None:
+    """A stray entry names no job: its claim finds none, and then it is dropped."""
     key = stream.keys.jobs(*NORMAL)
     [first] = await published(stream, [message()])
     await client.commands.xadd(key, {"something": "else"})
     await client.commands.xadd(key, {"m": "not a message"})
     [last] = await published(stream, [message()])
-    assert ids((await stream.fetch([NORMAL], ME, 10)).deliveries) == [first, last]
+    nobody = UUID(int=0)
+    fetched = await stream.fetch([NORMAL], "dead", 2)
+    assert ids(fetched.deliveries) == [first, nobody]
+    assert await stream.watermarks([NORMAL]) == {NORMAL: 0}
+    await stream.fetch([NORMAL], "dead", 2)
     found, _ = await stream.reclaim(NORMAL, ME, min_idle_ms=0, cursor="0-0", count=10)
-    assert ids(found) == [first, last]
+    assert ids(found) == [first, nobody, nobody, last]
+    await stream.apply(Batch(acks=found))
+    assert (await length(client, stream), await pending(client, stream)) == (0, 0)
 
 
 async def test_promote_moves_what_is_due_and_says_when_the_next_is(stream: JobStream) -> None:

@@ -1,0 +1,253 @@
+"""One torture from its start to its verdict: start, load with faults, quiesce, check."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from jobserver.errors import ConfigurationError, DatabaseUnavailable
+from jobserver.store.engine import Database
+from jobserver.torture import evidence
+from jobserver.torture.check import check
+from jobserver.torture.engines import EmbeddedEngines, Engines, OwnEngines
+from jobserver.torture.faults import FAULTS, LEASE_SECONDS, Stage, faults_of, while_applied
+from jobserver.torture.history import History, Remains, Run, Window
+from jobserver.torture.load import Load
+from jobserver.torture.oracle import read_runs
+from jobserver.torture.processes import Processes
+from jobserver.torture.report import Progress, Report, Setup, report, show
+from jobserver.torture.resp import RedisError
+from jobserver.torture.schedule import Event, fault_events
+
+MAX_CRASHES: Final = 3
+QUIESCE_SECONDS: Final = 120.0
+POLL_SECONDS: Final = 0.25
+SERVER_OPTIONS: Final = (
+    *("--workers", "16", "--threads", "8", "--processes", "2"),
+    *("--lease-seconds", f"{LEASE_SECONDS:g}s", "--drain-seconds", "6s", "--max-crashes", str(MAX_CRASHES)),
+    *("--backoff-base", "1", "--backoff-cap", "1s", "--log-format", "json"),
+)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for. `faults` None: all that the pair of engines can have."""
+
+    seed: int
+    minutes: float = 1.0
+    processes: int = 3
+    faults: tuple[str, ...] | None = None
+    pair: str = "postgresql"
+    rate: float = 40.0
+
+    def chosen(self) -> tuple[str, ...]:
+        """The names of the faults to inject. Raises ConfigurationError."""
+        possible = faults_of(self.pair)
+        if self.faults is None:
+            return tuple(possible)
+        for name in self.faults:
+            if name not in FAULTS:
+                raise ConfigurationError(f"There is no fault {name}: they are {', '.join(FAULTS)}.")
+            if name not in possible:
+                raise ConfigurationError(f"The fault {name} cannot be injected on the pair {self.pair}.")
+        return self.faults
+
+
+async def torture(options: Options, progress: Progress) -> Report:
+    """Run it and tell. Raises ConfigurationError when it cannot be started."""
+    names = options.chosen()
+    folder = _fresh_folder()
+    events = fault_events(
+        options.seed,
+        {name: FAULTS[name].seconds for name in names},
+        seconds=options.minutes * 60,
+        processes=options.processes,
+    )
+    progress.say(
+        f"torture: seed {options.seed}, {options.minutes:g} min, {options.processes} processes on {options.pair}, "
+        f"{len(events)} faults, lease {LEASE_SECONDS:g} s, in {folder}"
+    )
+    keep = False
+    try:
+        said, history = await Torture(options, folder, events, progress).run()
+        keep = not said.holds
+        show(said, history, progress.say)
+    finally:
+        if keep:
+            progress.say(f"logs are kept in {folder}")
+        else:
+            await asyncio.to_thread(_remove, folder)
+    return said
+
+
+class Torture:
+    """Owns everything that one torture starts."""
+
+    def __init__(self, options: Options, folder: Path, events: Sequence[Event], progress: Progress) -> None:
+        self._options: Final = options
+        self._folder: Final = folder
+        self._events: Final = events
+        self._progress: Final = progress
+        self._windows: Final[list[Window]] = []
+        self._quiesced_seconds = 0.0
+
+    async def run(self) -> tuple[Report, History]:
+        options = self._options
+        async with AsyncExitStack() as stack:
+            engines = await stack.enter_async_context(self._engines())
+            processes = await stack.enter_async_context(
+                Processes(engines, self._folder, count=options.processes, options=SERVER_OPTIONS)
+            )
+            database = await stack.enter_async_context(evidence.opened(engines))
+            before_bytes = await evidence.used_bytes(engines)
+            load = Load(processes, seed=options.seed, rate=options.rate)
+            started = time.monotonic()
+            load.start()
+            ticker = asyncio.create_task(self._tick(load, started), name="progress")
+            try:
+                await self._inject(Stage(engines, processes, load.submit_single), load, started)
+                await _until(started + options.minutes * 60)
+            finally:
+                ticker.cancel()
+                await asyncio.gather(ticker, return_exceptions=True)
+                await load.close()
+            for slot in range(options.processes):
+                await processes.ready(slot)
+            left = await self._quiesce(engines, processes, database, before_bytes)
+            history = await self._history(processes, load, database, left)
+        violations = check(history)
+        said = report(
+            Setup(
+                seed=options.seed,
+                minutes=options.minutes,
+                processes=options.processes,
+                pair=options.pair,
+                rate=options.rate,
+            ),
+            history,
+            violations,
+            counts=load.counts,
+            tracebacks=self._tracebacks(),
+            quiesced_seconds=self._quiesced_seconds,
+        )
+        return said, history
+
+    def _engines(self) -> Engines:
+        if self._options.pair == "embedded":
+            return EmbeddedEngines(self._folder)
+        return OwnEngines(self._folder, self._options.processes)
+
+    async def _inject(self, stage: Stage, load: Load, started: float) -> None:
+        for number, event in enumerate(self._events):
+            await _until(started + event.at)
+            if time.monotonic() > started + self._options.minutes * 60:
+                # Processes take their time to start, above all on a busy machine.
+                self._progress.say(f"{'':11}the time is over, {len(self._events) - number} faults are left out")
+                return
+            fault = FAULTS[event.fault]
+            where = f" · process {event.slot}"
+            if event.fault.startswith("proxy"):
+                where += f", {event.engine}"
+            self._progress.say(f"{time.monotonic() - started:7.1f} s  {event.fault:<16}{event.seconds:5.1f} s{where}")
+            begun = time.time()
+            try:
+                pids = await while_applied(stage, event)
+            except (RedisError, OSError, subprocess.SubprocessError) as error:
+                # Another fault's aftermath: the engine does not answer yet.
+                self._progress.say(f"{'':11}{event.fault} could not be injected: {error}")
+                load.counts[f"not injected: {event.fault}"] += 1
+                pids = frozenset()
+            if pids != frozenset():
+                window = Window(fault=event.fault, start=begun, end=time.time(), pids=pids, explains=fault.explains)
+                self._windows.append(window)
+
+    async def _tick(self, load: Load, started: float) -> None:
+        while True:
+            counts = load.counts
+            self._progress.tick(
+                f"{time.monotonic() - started:7.1f} s  {counts['accepted']:,} jobs accepted, "
+                f"{counts['repeats']:,} repeats, {len(self._windows)} of {len(self._events)} faults"
+            )
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _quiesce(self, engines: Engines, processes: Processes, database: Database, before_bytes: int) -> Remains:
+        """Until every job is terminal and Redis is empty, or the time is over."""
+        started = time.monotonic()
+        self._progress.say(f"{'':11}quiescing")
+        while True:
+            left, waiting = Remains(), -1
+            try:
+                waiting = await evidence.unfinished(database)
+                left = await evidence.remains(engines, deaths=processes.deaths, before_bytes=before_bytes)
+            except (DatabaseUnavailable, RedisError, OSError) as error:
+                self._progress.tick(f"{'':11}{error}")
+            self._quiesced_seconds = time.monotonic() - started
+            done = waiting == 0 and evidence.is_empty(left)
+            if done or self._quiesced_seconds > QUIESCE_SECONDS:
+                return left
+            self._progress.tick(f"{'':11}{waiting:,} jobs are not terminal yet, {sum(left.entries.values())} messages")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _history(self, processes: Processes, load: Load, database: Database, left: Remains) -> History:
+        runs = await asyncio.to_thread(read_runs, processes.oracle_folder)
+        return History(
+            lease_seconds=LEASE_SECONDS,
+            max_crashes=MAX_CRASHES,
+            submits=tuple(ledger.submit() for ledger in load.ledgers),
+            commands=tuple(load.commands),
+            sightings=tuple(load.sightings),
+            runs=runs,
+            attempts=await evidence.stored_attempts(database),
+            jobs=await evidence.stored_jobs(database),
+            windows=(*self._windows, *windows_of_handlers(runs)),
+            deaths=tuple(processes.deaths),
+            remains=left,
+            odd_answers=tuple(load.odd_answers),
+        )
+
+    def _tracebacks(self) -> int:
+        return sum(path.read_bytes().count(b"Traceback (most") for path in self._folder.glob("server-*.log"))
+
+
+def windows_of_handlers(runs: Sequence[Run]) -> list[Window]:
+    """Handlers that are faults tell themselves which process they hit, and when."""
+    found = []
+    for run in runs:
+        name = run.type.removeprefix("torture.")
+        name = "loop_block" if name == "block" else name
+        if name in ("poison", "loop_block"):
+            found.append(
+                Window(
+                    fault=name,
+                    start=run.started,
+                    end=run.started if run.ended is None else run.ended,
+                    pids=frozenset({run.pid}),
+                    explains=FAULTS[name].explains,
+                )
+            )
+    return found
+
+
+async def _until(moment: float) -> None:
+    await asyncio.sleep(max(0.0, moment - time.monotonic()))
+
+
+def _fresh_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="jobserver-torture-"))
+    if os.geteuid() == 0:
+        # PostgreSQL runs as somebody else then.
+        folder.chmod(0o711)
+    return folder
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,165 @@
+"""Metrics have stable names and bounded labels, and count what SQL permitted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import pytest
+
+from jobserver.job.model import Ended, JobError, Priority, Status
+from jobserver.store.jobs import Moved
+from jobserver.telemetry import Telemetry
+from jobserver.telemetry.metrics import MAX_LABELS, BoundedLabel, Metrics
+from tests.conftest import Pair
+from tests.parts import body, consuming, ended, parts, submitted
+from tests.pipeline.attempts import claimed
+
+NAMES = {
+    "jobserver_attempt_duration_seconds",
+    "jobserver_attempts_abandoned",
+    "jobserver_batch_size",
+    "jobserver_build",
+    "jobserver_deliveries_dropped",
+    "jobserver_end_to_end_seconds",
+    "jobserver_flush_duration_seconds",
+    "jobserver_jobs_canceled",
+    "jobserver_jobs_completed",
+    "jobserver_jobs_crashed",
+    "jobserver_jobs_created",
+    "jobserver_jobs_expired",
+    "jobserver_jobs_failed",
+    "jobserver_jobs_handed_back",
+    "jobserver_jobs_reclaimed",
+    "jobserver_jobs_reconciled",
+    "jobserver_jobs_replayed",
+    "jobserver_jobs_retried",
+    "jobserver_jobs_snoozed",
+    "jobserver_queue_wait_seconds",
+    "jobserver_stale_writes_rejected",
+    "jobserver_submits_deduplicated",
+    "jobserver_submits_rejected",
+}
+
+
+def page(metrics: Metrics) -> str:
+    return metrics.render("text/plain")[0].decode()
+
+
+def samples(metrics: Metrics, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+    found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", page(metrics), re.MULTILINE)
+    return {tuple(sorted(re.findall(r'(\w+)="([^"]*)"', labels))): float(value) for labels, value in found}
+
+
+def test_the_names_are_those_that_dashboards_and_alerts_use() -> None:
+    families = {family.name for family in Metrics("1").registry.collect()}
+    assert families >= NAMES
+    assert all(name.startswith("jobserver_") for name in families)
+
+
+def test_names_follow_the_guidelines() -> None:
+    for family in Metrics("1").registry.collect():
+        assert family.documentation.endswith("."), family.name
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds") or family.name == "jobserver_batch_size"
+
+
+def test_two_servers_of_one_process_count_apart() -> None:
+    one, other = Telemetry("1", "a"), Telemetry("1", "b")
+    one.dropped(3)
+    assert samples(one.metrics, "jobserver_deliveries_dropped_total") == {(): 3.0}
+    assert samples(other.metrics, "jobserver_deliveries_dropped_total") == {(): 0.0}
+
+
+def test_a_label_keeps_the_first_names_and_calls_the_rest_other() -> None:
+    label = BoundedLabel()
+    assert [label(f"t{number}") for number in range(MAX_LABELS)] == [f"t{number}" for number in range(MAX_LABELS)]
+    assert label("one more") == "other"
+    assert label("t0") == "t0"
+    assert label("another") == "other"
+
+
+def test_a_thousand_types_make_a_bounded_page() -> None:
+    telemetry = Telemetry("1", "w")
+    for number in range(1_000):
+        job = claimed(f"type{number}", queue=f"queue{number}")
+        telemetry.claimed(job)
+        telemetry.stale(job, "finish")
+        telemetry.abandoned(job)
+        telemetry.replayed(job.id, job.type, job.queue)
+    assert len(samples(telemetry.metrics, "jobserver_jobs_replayed_total")) == MAX_LABELS + 1
+    assert samples(telemetry.metrics, "jobserver_jobs_replayed_total")[("queue", "other"), ("type", "other")] == 800
+    assert "type999" not in page(telemetry.metrics)
+    assert len(page(telemetry.metrics)) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("ended_as", "status", "counter"),
+    [
+        (Ended.COMPLETED, Status.COMPLETED, "completed"),
+        (Ended.RETRYING, Status.RETRYING, "retried"),
+        (Ended.FAILED, Status.FAILED, "failed"),
+        (Ended.SNOOZED, Status.SCHEDULED, "snoozed"),
+        (Ended.HANDED_BACK, Status.QUEUED, "handed_back"),
+        (Ended.CANCELED, Status.CANCELED, "canceled"),
+    ],
+)
+def test_each_end_moves_its_counter_and_no_other(ended_as: Ended, status: Status, counter: str) -> None:
+    telemetry = Telemetry("1", "w")
+    job = claimed("t", queue="q")
+    moved = Moved(job.id, 6, status, "q", Priority.NORMAL, "t", datetime.now(UTC))
+    telemetry.ended(job, moved, ended_as, 0.25, JobError("E", "e"))
+    for name in ("completed", "retried", "failed", "snoozed", "handed_back", "canceled"):
+        expected = {(("queue", "q"), ("type", "t")): 1.0} if name == counter else {}
+        assert samples(telemetry.metrics, f"jobserver_jobs_{name}_total") == expected
+    labels = (("outcome", ended_as.value), ("type", "t"))
+    assert samples(telemetry.metrics, "jobserver_attempt_duration_seconds_sum")[labels] == 0.25
+    terminal = status in {Status.COMPLETED, Status.FAILED, Status.CANCELED}
+    assert (samples(telemetry.metrics, "jobserver_end_to_end_seconds_count") != {}) is terminal
+
+
+def test_gauges_are_read_when_they_are_scraped() -> None:
+    metrics = Metrics("1")
+    value = 1.0
+    metrics.gauge("level", "A level.", lambda: value)
+
+    def rows() -> Iterable[tuple[tuple[str, ...], float]]:
+        yield ("a",), value
+
+    metrics.shared_gauge("levels", "Levels.", ("of",), rows)
+    assert samples(metrics, "jobserver_level") == {(): 1.0}
+    value = 2.0
+    assert samples(metrics, "jobserver_level") == {(): 2.0}
+    assert samples(metrics, "jobserver_levels") == {(("of", "a"),): 2.0}
+
+
+def test_both_formats_are_served() -> None:
+    metrics = Metrics("1")
+    text, kind = metrics.render("text/plain")
+    assert kind.startswith("text/plain")
+    opened, kind = metrics.render("application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text")
+    assert opened.endswith(b"# EOF\n")
+    assert b"# EOF" not in text
+
+
+async def test_counters_equal_what_sql_holds(pair: Pair) -> None:
+    async with parts(pair) as server, consuming(server):
+        for job in [await submitted(server) for _ in range(7)]:
+            await ended(server, job.id)
+        for job in [await submitted(server, "fail", {"retryable": False}) for _ in range(3)]:
+            await ended(server, job.id)
+        again = await server.submitter.submit(body(idempotency_key="k"), scope="", trace_context=None)
+        await server.submitter.submit(body(idempotency_key="k"), scope="", trace_context=None)
+        await ended(server, again.job.id)
+        stats = await server.views.stats()
+        metrics = server.telemetry.metrics
+        assert sum(samples(metrics, "jobserver_jobs_created_total").values()) == stats.total == 11
+        assert sum(samples(metrics, "jobserver_jobs_completed_total").values()) == stats.by_status[Status.COMPLETED]
+        assert sum(samples(metrics, "jobserver_jobs_failed_total").values()) == stats.by_status[Status.FAILED]
+        assert samples(metrics, "jobserver_submits_deduplicated_total") == {(): 1.0}
+        for name in ("submit", "claim", "finish"):
+            assert samples(metrics, "jobserver_batch_size_count")[(("batcher", name),)] >= 1
+    # Never a job id.
+    assert str(again.job.id) not in page(metrics)
