@@ -288,5 +288,9 @@ class _Latest:
 
 
 def _unhandled_delay(job: Claimed) -> float:
-    """Seconds until another process may try a type that is not handled here: the older the job, the longer."""
-    return min(30.0, max(1.0, (job.started_at - job.created_at).total_seconds()))
+    """Seconds until another process may try a type that is not handled here: 1, growing to 30.
+
+    By the claims so far, which the fence counts by two: a job that is old because it waited long is no harder
+    to place than a new one.
+    """
+    return float(min(30.0, 1.2 ** min((job.fence - 1) / 2, 20)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,6 @@ from jobserver.job.times import EPOCH
 from jobserver.store.jobs import JobStore
 
 MAX_QUEUES: Final = 1_000
-_LOOK_SECONDS: Final = 1.0
 # A registration has the time of its statement and is seen from its commit on: look back further than one takes.
 _OVERLAP: Final = timedelta(seconds=60)
 
@@ -33,6 +33,7 @@ class Types:
         self._others: dict[str, TypeInfo] = {}
         self._seen = EPOCH
         self._looked = 0.0
+        self._looking = asyncio.Lock()
 
     @property
     def own(self) -> Mapping[str, TypeInfo]:
@@ -55,10 +56,16 @@ class Types:
     async def find(self, name: str) -> TypeInfo | None:
         """The type of that name, None when no process registered it."""
         info = self._own.get(name) or self._others.get(name)
-        if info is None and time.monotonic() - self._looked > _LOOK_SECONDS:
-            await self.refresh()
+        if info is None:
+            await self._look_after(time.monotonic())
             info = self._others.get(name)
         return info
+
+    async def _look_after(self, moment: float) -> None:
+        """A look that began after `moment`. Those who ask meanwhile share the next: one query at a time for all."""
+        async with self._looking:
+            if self._looked <= moment:
+                await self.refresh()
 
     def near(self, name: str) -> Sequence[str]:
         """Known names that look like this one."""

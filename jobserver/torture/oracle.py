@@ -121,7 +121,8 @@ def _tell(what: str, attempt: Attempt, word: str) -> None:
 def _file() -> int:
     pid = os.getpid()
     if pid not in _files:
-        path = Path(os.environ[FOLDER_VARIABLE]) / f"{pid}-{time.time_ns()}.log"
+        # Two threads that come first at once open it twice, and append to the same file.
+        path = Path(os.environ[FOLDER_VARIABLE]) / f"{pid}.log"
         _files[pid] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     return _files[pid]
 

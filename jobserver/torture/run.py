@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -199,6 +199,7 @@ class Torture:
 
     async def _history(self, processes: Processes, load: Load, database: Database, left: Remains) -> History:
         runs = await asyncio.to_thread(read_runs, processes.oracle_folder)
+        attempts = await evidence.stored_attempts(database)
         return History(
             lease_seconds=LEASE_SECONDS,
             max_crashes=MAX_CRASHES,
@@ -206,9 +207,9 @@ class Torture:
             commands=tuple(load.commands),
             sightings=tuple(load.sightings),
             runs=runs,
-            attempts=await evidence.stored_attempts(database),
+            attempts=attempts,
             jobs=await evidence.stored_jobs(database),
-            windows=(*self._windows, *windows_of_handlers(runs)),
+            windows=(*self._windows, *windows_of_handlers(runs, {each.pid for each in attempts})),
             deaths=tuple(processes.deaths),
             remains=left,
             odd_answers=tuple(load.odd_answers),
@@ -218,13 +219,13 @@ class Torture:
         return sum(path.read_bytes().count(b"Traceback (most") for path in self._folder.glob("server-*.log"))
 
 
-def windows_of_handlers(runs: Sequence[Run]) -> list[Window]:
-    """Handlers that are faults tell themselves which process they hit, and when."""
+def windows_of_handlers(runs: Sequence[Run], servers: Set[int]) -> list[Window]:
+    """Handlers that are faults tell themselves which server process they hit, and when."""
     found = []
     for run in runs:
         name = run.type.removeprefix("torture.")
         name = "loop_block" if name == "block" else name
-        if name in ("poison", "loop_block"):
+        if name in ("poison", "loop_block") and run.pid in servers:
             found.append(
                 Window(
                     fault=name,

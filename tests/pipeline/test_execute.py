@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -173,11 +172,13 @@ async def test_a_payload_that_does_not_fit_fails_for_good(
     assert outcome.error.message == message
 
 
-async def test_a_type_without_a_handler_is_handed_on_later_the_older_the_job(recorded: Recorded) -> None:
-    now = datetime.now(UTC)
-    assert await recorded.run("nobody", created_at=now, started_at=now) == HandedBack(1.0)
-    assert await recorded.run("nobody", created_at=now - timedelta(seconds=8), started_at=now) == HandedBack(8.0)
-    assert await recorded.run("nobody", created_at=now - timedelta(days=8), started_at=now) == HandedBack(30.0)
+async def test_a_type_without_a_handler_is_handed_on_later_the_more_often_it_was(recorded: Recorded) -> None:
+    delays = []
+    for fence in (1, 3, 21, 41, 10_001):
+        outcome = await recorded.run("nobody", fence=fence)
+        assert isinstance(outcome, HandedBack)
+        delays.append(round(outcome.delay_seconds, 2))
+    assert delays == [1.0, 1.2, 6.19, 30.0, 30.0]
 
 
 # Timeouts.
