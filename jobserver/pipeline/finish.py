@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from jobserver.errors import DatabaseUnavailable
+from jobserver.errors import DatabaseUnavailable, Unavailable
 from jobserver.job.lifecycle import Policy, Transition, decide
 from jobserver.job.model import TERMINAL, WAITING, Ended, Outcome, Status, bounded_error
 from jobserver.job.times import instant_us
@@ -86,8 +86,8 @@ class Finisher:
         seconds = time.monotonic() - held.started
         try:
             return await self.batcher.submit(Ending(held, transition, seconds))
-        except (DatabaseUnavailable, asyncio.CancelledError):
-            raise
+        except Unavailable:
+            raise  # at a stop: the lease will end
         except Exception as error:
             # The row itself was refused. The job must not be lost for that, nor run for ever.
             logger.exception("end_not_storable", extra={"job_id": str(held.job.id)})

@@ -287,10 +287,12 @@ class Database:
         except JobserverError:
             raise
         except DBAPIError as error:
-            if error.connection_invalidated or isinstance(_cause(error), _UNAVAILABLE):
+            if error.connection_invalidated or _is_unavailable(_cause(error)):
                 raise DatabaseUnavailable(_sentence(_cause(error))) from error
             raise
         except _UNAVAILABLE as error:
+            if not _is_unavailable(error):
+                raise
             raise DatabaseUnavailable(_sentence(error)) from error
 
     @asynccontextmanager
@@ -316,6 +318,12 @@ class Database:
 
     def uuid(self, value: Any) -> UUID:
         return UUID(value) if self.sqlite else cast(UUID, value)
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    # SQLite's code 1 is a statement that is wrong; its other operational errors are about files and locks.
+    wrong = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    return isinstance(error, _UNAVAILABLE) and not wrong
 
 
 def _cause(error: BaseException) -> BaseException:

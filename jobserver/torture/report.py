@@ -18,7 +18,6 @@ from jobserver import __version__
 from jobserver.torture.check import story
 from jobserver.torture.history import History, Run, Violation, Window
 
-RECOVERED_SECONDS: Final = 15.0
 MAX_SHOWN: Final = 10
 MAX_LINES: Final = 200
 
@@ -160,8 +159,15 @@ def _effect(history: History, name: str) -> Effect:
 
 
 def _longest_pause(ends: Sequence[float], window: Window) -> float:
-    near = [at for at in ends if window.start - 1.0 <= at <= window.end + RECOVERED_SECONDS]
-    return max((after - before for before, after in itertools.pairwise(near)), default=0.0)
+    """The longest time without an end of a handler that has a part in the fault."""
+    return max(
+        (
+            after - before
+            for before, after in itertools.pairwise(ends)
+            if before <= window.end and after >= window.start
+        ),
+        default=0.0,
+    )
 
 
 def _until_run_again(history: History, windows: Sequence[Window]) -> list[float]:

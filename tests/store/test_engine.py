@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 import jobserver.store
 import jobserver.stream
@@ -33,6 +34,7 @@ from jobserver.store.engine import (
 from jobserver.store.jobs import JobStore
 from jobserver.store.migrations import HEAD
 from jobserver.store.views import Views
+from tests.conftest import Pair
 from tests.engines import EngineMissingError, PostgresServer, eventually, free_port
 from tests.jobs import claimed, inserted, submission
 
@@ -540,3 +542,10 @@ async def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
             found = await views.job(job.id)
     assert found is not None
     assert (found.status, found.priority) == (Status.RUNNING, Priority.NORMAL)
+
+
+async def test_a_wrong_statement_is_no_outage(pair: Pair) -> None:
+    database = Database(pair.database_url)
+    with pytest.raises(DBAPIError):
+        await database.select(sa.select(sa.text("no_such_column")))
+    await database.close()
