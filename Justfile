@@ -34,3 +34,7 @@ types:
 # measure the floors that a release must hold (about 5 minutes); options of bench.floors may follow
 bench *options:
     python -m bench.floors {{options}}
+
+# break a server on purpose and check that nothing was lost; options of `jobserver torture` may follow
+torture *options:
+    jobserver torture {{options}}

@@ -16,7 +16,7 @@ import msgspec
 
 from jobserver import __version__
 from jobserver.torture.check import story
-from jobserver.torture.history import History, Run, Violation, Window
+from jobserver.torture.history import LEASE_LOST, History, Run, Violation, Window
 
 MAX_SHOWN: Final = 10
 MAX_LINES: Final = 200
@@ -179,7 +179,7 @@ def _until_run_again(history: History, windows: Sequence[Window]) -> list[float]
     for attempt in history.attempts:
         if attempt.outcome != "lease_lost":
             continue
-        for window in windows:
+        for window in (each for each in windows if LEASE_LOST in each.explains):
             hit = window.pids is None or attempt.pid in window.pids
             if hit and attempt.started <= window.end and attempt.ended >= window.start:
                 later = [at for at in starts.get(attempt.job_id, []) if at > attempt.ended - 0.05]

@@ -208,7 +208,9 @@ async def test_attempts_are_listed() -> None:
     }
 
 
-@pytest.mark.parametrize(("status", "expected"), [(Status.CANCELED, 200), (Status.RUNNING, 202)])
+@pytest.mark.parametrize(
+    ("status", "expected"), [(Status.CANCELED, 200), (Status.RUNNING, 202), (Status.COMPLETED, 202)]
+)
 async def test_cancel_says_whether_it_has_happened(status: Status, expected: int) -> None:
     canned = Canned(cancel=msgspec.structs.replace(JOB, status=status))
     assert (await ask(canned, "POST", f"/jobs/{UNKNOWN_ID}/cancel")).status_code == expected
