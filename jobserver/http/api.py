@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from jobserver.job.model import AttemptRecord, Job, QueueInfo, TypeInfo, WorkerInfo
-from jobserver.job.query import JobFilter, Page, Selection, Stats
+from jobserver.job.query import Cancellation, JobFilter, Page, Selection, Stats
 from jobserver.job.wire import Readiness, SubmitBody
 
 
@@ -36,7 +36,7 @@ class Submitter(Protocol):
 class Commands(Protocol):
     """What people do to jobs and queues. Raises NotFound, Conflict and Unavailable."""
 
-    async def cancel(self, job_id: UUID) -> Job: ...
+    async def cancel(self, job_id: UUID) -> Cancellation: ...
     async def replay(self, job_id: UUID, *, failed_only: bool) -> Job: ...
     async def replay_many(self, selection: Selection, *, limit: int, dry_run: bool) -> list[UUID]: ...
     async def delete(self, job_id: UUID) -> None: ...

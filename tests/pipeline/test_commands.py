@@ -55,7 +55,9 @@ async def test_a_waiting_job_is_canceled_at_once(server: Server, status: Status)
     job_id = await job_in(server.store, status)
     fence = (await job_of(server, job_id)).fence
     waiting = asyncio.create_task(server.commands.wait(job_id, 10))
-    job = await server.commands.cancel(job_id)
+    done = await server.commands.cancel(job_id)
+    assert not done.was_running
+    job = done.job
     assert (job.status, job.fence) == (Status.CANCELED, fence + 1)
     assert job.finished_at is not None
     assert (await waiting).status is Status.CANCELED
@@ -87,7 +89,7 @@ async def test_a_running_job_is_canceled_where_it_runs(pair: Pair) -> None:
         job = await submitted(server, "endless")
         await eventually(lambda: endless.started)
         started = time.monotonic()
-        assert (await server.commands.cancel(job.id)).cancel_requested
+        assert (await server.commands.cancel(job.id)).was_running
         done = await ended(server, job.id)
         assert time.monotonic() - started < 1
         assert (done.status, endless.cancelled) == (Status.CANCELED, 1)
@@ -125,7 +127,7 @@ async def test_a_job_that_runs_on_another_process_is_canceled(
 async def test_a_second_cancel_of_a_running_job_is_no_conflict(server: Server) -> None:
     job_id = await job_in(server.store, Status.RUNNING)
     for _ in range(2):
-        assert (await server.commands.cancel(job_id)).cancel_requested
+        assert (await server.commands.cancel(job_id)).was_running
 
 
 # Replay and delete.
