@@ -59,7 +59,12 @@ class Served:
 async def served(*options: str) -> AsyncIterator[Served]:
     """`jobserver serve` with these options, from the call to the first answer, and stopped at the end."""
     port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBSERVER_")}
+    # As installed: compiled modules, no settings of whoever measures.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("JOBSERVER_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "jobserver", "serve", "--port", str(port), "--log-level", "warning", *options],

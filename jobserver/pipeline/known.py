@@ -32,7 +32,7 @@ class Types:
         self._own = {each.type: _registered(each, max_retries, timeout_seconds) for each in handlers}
         self._others: dict[str, TypeInfo] = {}
         self._seen = EPOCH
-        self._looked = 0.0
+        self._looked = float("-inf")
         self._looking = asyncio.Lock()
 
     @property
@@ -53,16 +53,18 @@ class Types:
                 self._others[info.type] = info
                 self._checks[info.type] = _schema_check(info.schema)
 
-    async def find(self, name: str) -> TypeInfo | None:
-        """The type of that name, None when no process registered it."""
+    async def find(self, name: str, *, within_seconds: float = 0.0) -> TypeInfo | None:
+        """The type of that name, None when no process registered it, as of at most `within_seconds` ago."""
         info = self._own.get(name) or self._others.get(name)
         if info is None:
-            await self._look_after(time.monotonic())
+            await self._look_after(time.monotonic() - within_seconds)
             info = self._others.get(name)
         return info
 
     async def _look_after(self, moment: float) -> None:
         """A look that began after `moment`. Those who ask meanwhile share the next: one query at a time for all."""
+        if self._looked > moment:
+            return
         async with self._looking:
             if self._looked <= moment:
                 await self.refresh()

@@ -24,6 +24,7 @@ from jobserver.telemetry import Telemetry
 
 _REPEATS_SECONDS: Final = (0.05, 0.25, 1.0)
 _PATIENCE_SECONDS: Final = 2.0
+_UNKNOWN_SECONDS: Final = 1.0
 # In units of a job or of 4 KiB of its payload: 2,000 small jobs, or 8 MiB.
 MAX_FLUSH: Final = 2_000
 MAX_WAITING: Final = 20_000
@@ -105,7 +106,9 @@ class Submitter:
             raise
 
     async def _accepted(self, body: SubmitBody, at: str, scope: str, trace_context: str | None) -> Submission:
-        info = await self._types.find(body.type)
+        # Before a job is refused for its type, SQL is asked; where it is taken anyway, a second's delay does no harm.
+        patience = _UNKNOWN_SECONDS if self._options.accept_unknown_types else 0.0
+        info = await self._types.find(body.type, within_seconds=patience)
         payload = bytes(body.payload)
         if len(payload) > self._options.max_payload_bytes:
             raise Invalid(f"{at}.payload", f"larger than {self._options.max_payload_bytes} bytes")

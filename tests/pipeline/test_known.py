@@ -208,3 +208,22 @@ async def test_a_paused_queue_is_not_served_and_only_wanted_ones_are(pair: Pair)
         assert some.served() == ["b", "later"]
         # Upkeep looks after all queues, whoever serves them.
         assert {name for name, _ in some.streams()} == {"a", "b", "default", "new"}
+
+
+async def test_where_unknown_types_are_taken_they_are_looked_up_once_a_second(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with parts(pair) as server:
+        api = types(server.store)
+        looks = 0
+        since = server.store.types_since
+
+        async def counted(*args: object) -> object:
+            nonlocal looks
+            looks += 1
+            return await since(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(server.store, "types_since", counted)
+        for _ in range(50):
+            assert await api.find("no.such", within_seconds=60.0) is None
+        assert looks == 1
