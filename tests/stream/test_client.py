@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobserver.errors import ConfigurationError
-from jobserver.stream.client import StreamClient, check_reachable, shown
+from jobserver.errors import ConfigurationError, StreamUnavailable
+from jobserver.stream.client import StreamClient, available, check_reachable, shown
 from tests.engines import RedisServer, free_port
 
 
@@ -56,3 +56,13 @@ async def test_a_wrong_password_is_said_and_not_shown(redis_server: RedisServer)
 async def test_the_version_names_the_server(redis_server: RedisServer) -> None:
     name = {"valkey": "Valkey ", "redis6": "Redis 6.2", "redis7": "Redis 7."}[redis_server.name]
     assert (await check_reachable(redis_server.url)).startswith(name)
+
+
+async def test_a_write_to_a_connection_that_was_reset_is_an_outage_and_other_faults_are_not() -> None:
+    # The words are those of uvloop for a transport that was closed under a writer.
+    with pytest.raises(StreamUnavailable):
+        async with available():
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        async with available():
+            raise RuntimeError("a fault of ours")
