@@ -11,14 +11,13 @@ from uuid import UUID
 from jobserver.errors import Conflict, NotFound, StreamUnavailable
 from jobserver.job.model import Job, QueueInfo, Status
 from jobserver.job.query import Cancellation, Selection
-from jobserver.job.times import instant_us
-from jobserver.pipeline.deliver import Deliveries
+from jobserver.pipeline.deliver import Deliveries, message_of
 from jobserver.pipeline.held import Holdings
 from jobserver.pipeline.known import Queues
 from jobserver.pipeline.waiting import Waiters
 from jobserver.store.jobs import Available, JobStore
 from jobserver.store.views import Views
-from jobserver.stream.jobs import JobStream, Message
+from jobserver.stream.jobs import JobStream
 from jobserver.telemetry import Telemetry
 
 _CHUNK: Final = 500
@@ -121,9 +120,7 @@ class Commands:
 
     async def _replay(self, ids: Sequence[UUID], *, failed_only: bool) -> list[Available]:
         again = await self._store.replay(ids, failed_only=failed_only)
-        self._deliveries.publish(
-            Message(each.job_id, each.fence, each.queue, each.priority, instant_us(each.available_at)) for each in again
-        )
+        self._deliveries.publish(message_of(each) for each in again)
         for each in again:
             self._telemetry.replayed(each.job_id, each.type, each.queue)
         return again

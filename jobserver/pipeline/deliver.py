@@ -15,6 +15,8 @@ from typing import Final
 
 from jobserver.errors import StreamUnavailable
 from jobserver.job.model import Delivery
+from jobserver.job.times import instant_us
+from jobserver.store.jobs import Available, Moved
 from jobserver.stream.jobs import Batch, Dead, JobStream, Message
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,11 @@ MAX_BATCH: Final = 1_000
 _RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 
 _Operation = Delivery | Message | Dead
+
+
+def message_of(waiting: Available | Moved) -> Message:
+    """The message that a waiting job should have."""
+    return Message(waiting.job_id, waiting.fence, waiting.queue, waiting.priority, instant_us(waiting.available_at))
 
 
 class Deliveries:

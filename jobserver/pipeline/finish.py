@@ -17,9 +17,8 @@ import msgspec
 from jobserver.errors import DatabaseUnavailable, Unavailable
 from jobserver.job.lifecycle import Policy, Transition, decide
 from jobserver.job.model import TERMINAL, WAITING, Ended, Outcome, Status, bounded_error
-from jobserver.job.times import instant_us
 from jobserver.pipeline.batch import Batcher, Observe
-from jobserver.pipeline.deliver import Deliveries
+from jobserver.pipeline.deliver import Deliveries, message_of
 from jobserver.pipeline.held import Held
 from jobserver.pipeline.waiting import Waiters
 from jobserver.store.jobs import JobStore, Moved, Settlement
@@ -42,11 +41,6 @@ class Ending(msgspec.Struct, frozen=True):
 def _weight(ending: Ending) -> int:
     """A unit an end, and one for every 16 KiB of its result."""
     return 1 + len(ending.transition.result or b"") // 16_384
-
-
-def message_of(moved: Moved) -> Message:
-    """The message of a job that waits again."""
-    return Message(moved.job_id, moved.fence, moved.queue, moved.priority, instant_us(moved.due_at))
 
 
 class Finisher:

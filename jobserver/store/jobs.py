@@ -79,6 +79,11 @@ class Moved(msgspec.Struct, frozen=True):
     due_at: datetime
     ended: Ended | None = None
 
+    @property
+    def available_at(self) -> datetime:
+        """A transition starts the two equal."""
+        return self.due_at
+
 
 class Available(msgspec.Struct, frozen=True):
     """A waiting job and the message that it should have."""

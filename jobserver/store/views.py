@@ -218,14 +218,14 @@ class Views:
         """The whole server in numbers."""
         queues = await self.queues()
         async with self._database.look() as session:
-            alive = await session.fetch("alive_workers", within_seconds=ALIVE_SECONDS)
+            alive = await session.fetch("alive_ids", within_seconds=ALIVE_SECONDS)
         by_status = {status: sum(queue.counts[status] for queue in queues) for status in Status}
         ages = [queue.oldest_waiting_seconds for queue in queues if queue.oldest_waiting_seconds is not None]
         return Stats(
             total=sum(by_status.values()),
             by_status=by_status,
             dlq=by_status[Status.FAILED],
-            workers=int(alive[0]["n"]),
+            workers=len(alive),
             queues=tuple(queues),
             oldest_waiting_seconds=max(ages, default=None),
         )

@@ -13,10 +13,10 @@ from typing import Final
 from uuid import UUID
 
 from jobserver.job.times import from_us, instant_us
-from jobserver.pipeline.deliver import NEAR_HORIZON_SECONDS, Deliveries
+from jobserver.pipeline.deliver import NEAR_HORIZON_SECONDS, Deliveries, message_of
 from jobserver.pipeline.known import Queues
 from jobserver.store.jobs import JobStore
-from jobserver.stream.jobs import JobStream, Message
+from jobserver.stream.jobs import JobStream
 from jobserver.upkeep.loop import Loop
 
 INTERVAL_SECONDS: Final = 0.5
@@ -84,8 +84,7 @@ class Promote:
                 streams, after=after, after_id=after_id, until=horizon + OVERLAP, limit=LIMIT
             )
             for each in found:
-                message = Message(each.job_id, each.fence, each.queue, each.priority, instant_us(each.available_at))
-                self._deliveries.delay(message)
+                self._deliveries.delay(message_of(each))
             if len(found) < LIMIT:
                 break
             after, after_id = found[-1].available_at, found[-1].job_id

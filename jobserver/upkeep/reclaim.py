@@ -14,8 +14,7 @@ from typing import Final
 from jobserver.job.lifecycle import Policy, decide
 from jobserver.job.model import TERMINAL, WAITING, LeaseLost, Priority, Status, bounded_error
 from jobserver.pipeline.consume import Consumers
-from jobserver.pipeline.deliver import Deliveries
-from jobserver.pipeline.finish import message_of
+from jobserver.pipeline.deliver import Deliveries, message_of
 from jobserver.pipeline.held import Holdings
 from jobserver.pipeline.known import Queues
 from jobserver.pipeline.waiting import Waiters

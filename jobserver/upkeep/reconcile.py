@@ -15,11 +15,11 @@ from typing import Final
 from uuid import uuid4
 
 from jobserver.job.model import Priority
-from jobserver.job.times import from_us, instant_us
-from jobserver.pipeline.deliver import Deliveries
+from jobserver.job.times import from_us
+from jobserver.pipeline.deliver import Deliveries, message_of
 from jobserver.pipeline.known import Queues
 from jobserver.store.jobs import JobStore
-from jobserver.stream.jobs import Dead, JobStream, Message
+from jobserver.stream.jobs import Dead, JobStream
 from jobserver.telemetry import Telemetry
 from jobserver.upkeep.loop import Loop
 
@@ -130,9 +130,7 @@ class Reconcile:
         if not marks:
             return 0
         found = await self._store.bump_overtaken(marks, limit=LIMIT)
-        self._deliveries.publish(
-            Message(each.job_id, each.fence, each.queue, each.priority, instant_us(each.available_at)) for each in found
-        )
+        self._deliveries.publish(message_of(each) for each in found)
         by_queue: dict[str, int] = {}
         for each in found:
             by_queue[each.queue] = by_queue.get(each.queue, 0) + 1

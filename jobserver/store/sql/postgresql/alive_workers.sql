@@ -1,5 +1,0 @@
--- How many processes are alive: a heartbeat within this many seconds, and not stopped.
--- Takes: within_seconds float8
--- Returns: n
-SELECT count(*) AS n FROM workers
-WHERE NOT stopped AND heartbeat_at > clock_timestamp() - make_interval(secs => :within_seconds)
