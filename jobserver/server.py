@@ -31,7 +31,7 @@ from jobserver.job.lifecycle import Policy
 from jobserver.job.wire import Readiness
 from jobserver.pipeline.commands import Commands
 from jobserver.pipeline.consume import ConsumeOptions, Consumers
-from jobserver.pipeline.deliver import Deliveries
+from jobserver.pipeline.deliver import MAX_WAITING, Deliveries
 from jobserver.pipeline.execute import Executor, ExecutorOptions
 from jobserver.pipeline.finish import Finisher
 from jobserver.pipeline.held import Holdings
@@ -50,16 +50,21 @@ from jobserver.stream.client import check_reachable as check_stream
 from jobserver.stream.jobs import JobStream
 from jobserver.telemetry import Telemetry
 from jobserver.upkeep.expire import Expire
-from jobserver.upkeep.heartbeat import Heartbeat, Identity
+from jobserver.upkeep.hear import Hear
+from jobserver.upkeep.heartbeat import Heartbeat
 from jobserver.upkeep.promote import Promote
 from jobserver.upkeep.prune import Prune, Retention
+from jobserver.upkeep.pulse import Identity
 from jobserver.upkeep.reclaim import Reclaim
 from jobserver.upkeep.reconcile import Reconcile
 from jobserver.upkeep.sample import Sample
+from jobserver.upkeep.watchdog import Watchdog
 
 HTTP_GRACE_SECONDS: Final = 5
 HEALTH_SECONDS: Final = 1.0
 BACKLOG: Final = 2_048
+# Of a process that died, so many jobs run at once in children of their own, at about 10 MiB each.
+ISOLATED: Final = 128
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +193,7 @@ class Server:
         await self.queues.refresh()
         await self.queues.ensure({info.queue for info in self.types.own.values()} | set(settings.queues or ()))
         await self.heartbeat.start()
+        self.consumers.may_claim = self.heartbeat.pulse.may_claim
         stack.push_async_callback(self._close_upkeep)
         if engines.alone:
             # The lock of the folder proves that the predecessor is dead: its jobs need not wait for their leases.
@@ -201,6 +207,7 @@ class Server:
         stack.push_async_callback(self.consumers.close)
         self.consumers.start()
         stack.push_async_callback(self._drain)
+        self.hear.start()
         for loop in self._loops:
             loop.start()
         self.facts = Facts(
@@ -253,6 +260,7 @@ class Server:
             ExecutorOptions(
                 threads=settings.threads,
                 processes=settings.processes,
+                isolated=min(max(1, settings.workers), ISOLATED),
                 thread_grace_seconds=settings.thread_grace,
                 max_result_bytes=settings.max_result_bytes,
                 references=self._references,
@@ -276,12 +284,8 @@ class Server:
             observe=observe,
         )
         self.heartbeat = Heartbeat(
-            self.store,
-            self.worker_store,
-            self.stream,
+            database,
             self.holdings,
-            self.queues,
-            self.types,
             Identity(
                 worker_id=self.worker_id,
                 version=jobserver.__version__,
@@ -289,9 +293,11 @@ class Server:
                 queues=settings.queues,
                 types=tuple(sorted(self.types.own)),
             ),
+            self.telemetry,
             lease_seconds=settings.lease_seconds,
-            busy=lambda: len(self.holdings),
+            max_loop_block_seconds=settings.max_loop_block,
         )
+        self.hear = Hear(self.store, self.stream, self.holdings, self.queues, self.types, worker_id=self.worker_id)
         self.promote = Promote(self.store, self.stream, self.deliveries, self.queues)
         self.deliveries.on_delay = self.promote.hear
         self.reconcile = Reconcile(
@@ -316,13 +322,23 @@ class Server:
             self.telemetry,
             worker_id=self.worker_id,
             lease_seconds=settings.lease_seconds,
-            may_reclaim=self.heartbeat.may_reclaim,
+            may_reclaim=self.heartbeat.pulse.may_reclaim,
+            may_judge=self.heartbeat.pulse.may_judge,
         )
         self.expire = Expire(self.store, self.deliveries, self.waiters, self.telemetry)
         self.prune = Prune(
             self.store,
             self.worker_store,
             Retention(completed_seconds=settings.retention, failed_seconds=settings.retention_failed),
+        )
+        self.watchdog = Watchdog(
+            self.store,
+            engines.client,
+            self.consumers,
+            self.queues,
+            self.types.own,
+            self.telemetry,
+            on_rebuilt=self.reconcile.resumed,
         )
         self.sample = Sample(self.views, self.stream, self.queues, self.telemetry)
         self.commands = Commands(
@@ -339,12 +355,14 @@ class Server:
         self._loops = (
             self.promote.loop,
             self.reconcile.loop,
+            self.reclaim.deaths,
             self.reclaim.jobs,
             self.reclaim.messages,
             self.expire.loop,
             self.prune.loop,
             self.prune.fold,
             self.sample.loop,
+            self.watchdog.loop,
         )
         self._own_gauges(database)
         self._built = True
@@ -360,7 +378,27 @@ class Server:
         metrics.gauge("consumers_busy", "Consumers with a job.", lambda: self.consumers.busy)
         metrics.gauge("event_loop_lag_seconds", "Lateness of the last beat.", lambda: self.heartbeat.loop_lag_seconds)
         metrics.gauge("database_connections_used", "Connections in use.", database.pool_use)
-        metrics.gauge("deliveries_waiting", "Operations that Redis was not told yet.", lambda: self.deliveries.waiting)
+        buffers = self._buffers
+        metrics.gauges(
+            "buffer_items", "What waits in memory.", ("buffer",), lambda: [((name,), n) for name, n, _ in buffers()]
+        )
+        metrics.gauges(
+            "buffer_bound",
+            "How much may wait.",
+            ("buffer",),
+            lambda: [((name,), bound) for name, _, bound in buffers()],
+        )
+
+    def _buffers(self) -> tuple[tuple[str, int, int], ...]:
+        """The in-memory queues: name, what waits, and its bound in the same unit."""
+        submits, claims = self.submitter.batcher, self.consumers.claims
+        return (
+            ("submit", submits.waiting_weight, submits.max_waiting),
+            ("claim", claims.waiting_weight, claims.max_waiting),
+            # Each consumer has one end at the most.
+            ("finish", self.finisher.batcher.waiting, self.settings.workers),
+            ("deliveries", self.deliveries.waiting, MAX_WAITING),
+        )
 
     def _start_pipeline(self, stack: AsyncExitStack) -> None:
         self.deliveries.start()
@@ -405,8 +443,7 @@ class Server:
     async def _drain(self) -> None:
         """Not ready any more; wait for what runs, hand back the rest. Heartbeats and HTTP go on meanwhile."""
         self._draining = True
-        self.heartbeat.draining = True
-        self.heartbeat.beat.wake()
+        self.heartbeat.drain()
         self.telemetry.note("server_draining", jobs=len(self.holdings))
         drain = asyncio.create_task(self.consumers.drain(within_seconds=self.settings.drain_seconds), name="drain")
         hurry = asyncio.create_task(self._now.wait(), name="hurry")
@@ -418,7 +455,7 @@ class Server:
         await asyncio.gather(hurry, return_exceptions=True)
 
     async def _close_upkeep(self) -> None:
-        await asyncio.gather(*(loop.close() for loop in self._loops))
+        await asyncio.gather(self.hear.close(), *(loop.close() for loop in self._loops))
         await self.heartbeat.close()
         self.telemetry.note("server_stopped")
 
@@ -429,6 +466,8 @@ class Server:
         database, stream = await asyncio.gather(
             _answers(self.worker_store.alive(within_seconds=1.0)), _answers(self._client.ping())
         )
+        # A full disk can be read, and is as good as a database that is gone.
+        database = database and not self.store.database.refuses_writes
         working: Literal["ok", "degraded"] = "ok" if stream else "degraded"
         return Readiness(
             status=working if database and not self._draining else "unavailable",

@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # The life of a job
     lease_seconds: float = 15.0
+    max_loop_block: float = 60.0
     drain_seconds: float = 30.0
     max_retries: int = 3
     backoff_base: float = 2.0
@@ -95,6 +96,7 @@ _RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("workers", 0, 10_000),
     ("pool_size", 2, 100),
     ("lease_seconds", 1, 3_600),
+    ("max_loop_block", 1, 3_600),
     ("drain_seconds", 0, DAY_SECONDS),
     ("max_retries", 0, 100),
     ("backoff_base", 1, 100),

@@ -22,6 +22,7 @@ from jobserver.job.model import (
     bounded_error,
 )
 from jobserver.store.jobs import Inserted, JobStore, Moved, Refusal, Settlement
+from jobserver.store.workers import Beat
 
 POLICY = Policy(backoff_base=2.0, backoff_cap=60.0, max_crashes=3)
 WORKER = "host-1-aaaa"
@@ -106,3 +107,20 @@ def ids(answers: Sequence[list[Inserted] | Any]) -> list[UUID]:
 
 
 CANCELED = Canceled("asked")
+
+
+def beat_of(worker_id: str, **fields: Any) -> Beat:
+    """What a process says of itself."""
+    defaults: dict[str, Any] = {
+        "host": "h",
+        "pid": 1,
+        "version": "1",
+        "draining": False,
+        "stopped": False,
+        "concurrency": 1,
+        "running": 0,
+        "loop_lag_seconds": 0.0,
+        "queues": None,
+        "types": (),
+    }
+    return Beat(worker_id=worker_id, **(defaults | fields))

@@ -64,6 +64,7 @@ SECTIONS: Final[Mapping[str, Sequence[ServerOption]]] = {
     ),
     "The life of a job": (
         ServerOption("lease_seconds", DURATION_TYPE, "How long a silent worker keeps its jobs.", "DURATION"),
+        ServerOption("max_loop_block", DURATION_TYPE, "How long a handler may block the event loop.", "DURATION"),
         ServerOption("drain_seconds", DURATION_TYPE, "How long a stop waits for running jobs.", "DURATION"),
         ServerOption("max_retries", COUNT, "Retries of a job whose type does not say.", "N"),
         ServerOption("backoff_base", click.FLOAT, "The n-th retry waits about this to the power of n.", "NUMBER"),

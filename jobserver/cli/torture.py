@@ -34,7 +34,7 @@ The exit code is 0 only if every invariant holds. What is violated is printed wi
     show_default=True,
     help="The engines: PostgreSQL and Valkey, or the embedded SQLite and Valkey.",
 )
-@click.option("--rate", type=click.FloatRange(0.1, 2_000), default=40.0, show_default=True, help="Jobs a second.")
+@click.option("--rate", type=click.FloatRange(0.1, 2_000), default=60.0, show_default=True, help="Jobs a second.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures there, as JSON.")
 def torture_command(
     seed: int | None,

@@ -114,7 +114,7 @@ def _after_crash(job: Claimed, outcome: LeaseLost, policy: Policy, jitter: float
     if crashes >= policy.max_crashes:
         return Transition(status=Status.FAILED, ended=Ended.LEASE_LOST, crash_delta=1, error=outcome.error)
     # The first crash is charged to everything that ran in the process: come back soon, but spread out.
-    delay = backoff_seconds(crashes, base=2.0, cap=min(10.0, policy.backoff_cap), jitter=jitter) - 1.0
+    delay = (backoff_seconds(crashes, base=2.0, cap=min(10.0, policy.backoff_cap), jitter=jitter) - 1.0) / 2
     return Transition(
         status=Status.RETRYING,
         ended=Ended.LEASE_LOST,

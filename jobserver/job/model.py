@@ -242,7 +242,7 @@ class HandedBack(msgspec.Struct, frozen=True):
 
 
 class LeaseLost(msgspec.Struct, frozen=True):
-    """Nobody reported before the lease ended."""
+    """A crash: nobody reported before the lease ended, or the process that ran the attempt died."""
 
     error: JobError
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from jobserver.errors import Overloaded, Unavailable
+from jobserver.pipeline.lasting import lasting
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +61,8 @@ class Batcher(Generic[Item, Answer]):
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._tasks = [
-            asyncio.create_task(self._fly(), name=f"batcher {self.name} {number}") for number in range(self._flights)
-        ]
+        names = [f"batcher {self.name} {number}" for number in range(self._flights)]
+        self._tasks = [asyncio.create_task(lasting(name, self._fly), name=name) for name in names]
 
     async def close(self, *, within_seconds: float = 10.0) -> None:
         """Flush what is waiting and stop. What is not flushed in time gets Overloaded."""
@@ -81,6 +81,16 @@ class Batcher(Generic[Item, Answer]):
     def waiting(self) -> int:
         """Items that no flight has taken yet."""
         return len(self._waiting)
+
+    @property
+    def waiting_weight(self) -> int:
+        """What those items weigh together."""
+        return self._waiting_weight
+
+    @property
+    def max_waiting(self) -> int:
+        """The weight from which on nothing more is taken."""
+        return self._max_waiting
 
     async def submit(self, item: Item) -> Answer:
         """Return when the flush that carried the item has committed. Raises Overloaded when the queue is full."""

@@ -1,6 +1,6 @@
 """A child process: runs one job at a time for its parent, and ends when the parent does.
 
-Started by `processes.py` as `python -m jobserver.pipeline.child FD`; FD is a socket to the parent.
+Forked by `template.py`, which imports this file before; the stream is a socket to the parent.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from jobserver.pipeline.running import Running
 from jobserver.settings import MEBIBYTE
 
 
-def main(arguments: list[str]) -> None:
-    """Serve the parent until the stream ends."""
+def serve(stream: int) -> None:
+    """Serve the parent at the other end of this descriptor until the stream ends."""
     # The parent decides when a child ends. Handled and not ignored: what a handler starts would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave_to_parent)
-    asyncio.run(_serve(socket.socket(fileno=int(arguments[0]))))
+        signal.signal(number, leave_to_parent)
+    asyncio.run(_serve(socket.socket(fileno=stream)))
 
 
-def _leave_to_parent(number: int, frame: FrameType | None) -> None:
+def leave_to_parent(number: int, frame: FrameType | None) -> None:
     """Ctrl-C and the SIGTERM of a service manager reach the whole group."""
 
 
@@ -104,7 +104,3 @@ class _Child:
         # Only the latest matters: while the parent is slow to read, some are left out.
         if self._writer.transport.get_write_buffer_size() < MEBIBYTE:
             self._writer.write(frames.encode_frame(frames.Reported(progress)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

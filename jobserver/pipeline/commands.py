@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -21,8 +20,6 @@ from jobserver.stream.jobs import JobStream
 from jobserver.telemetry import Telemetry
 
 _CHUNK: Final = 500
-# Redis is not needed to answer: the owner's heartbeat brings a cancel that this does not.
-_WAKE_SECONDS: Final = 0.1
 
 
 class Commands:
@@ -61,9 +58,9 @@ class Commands:
         if result.status is Status.RUNNING:
             self._telemetry.cancel_requested(job_id, result.worker_id)
             if not self._holdings.cancel(job_id, result.fence):
-                with contextlib.suppress(StreamUnavailable, TimeoutError):
-                    async with asyncio.timeout(_WAKE_SECONDS):
-                        await self._stream.wake([job_id])
+                # Redis is not needed to answer: the owner's heartbeat brings a cancel that this does not.
+                with contextlib.suppress(StreamUnavailable):
+                    await self._stream.wake([job_id])
         else:
             self._telemetry.canceled(result)
             self._waiters.wake(job_id)

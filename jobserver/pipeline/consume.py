@@ -24,6 +24,7 @@ from jobserver.pipeline.execute import Executor
 from jobserver.pipeline.finish import Finisher
 from jobserver.pipeline.held import Held, Holdings
 from jobserver.pipeline.known import Queues
+from jobserver.pipeline.lasting import lasting
 from jobserver.pipeline.running import CancelReason
 from jobserver.store.jobs import JobStore, Refusal
 from jobserver.stream.jobs import JobStream, Message, Stream
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 _REPEATS_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 _RECONNECT_SECONDS: Final = 0.25
+# A read that was begun ends within its block and what a lost connection takes.
+_LAST_READ_SECONDS: Final = 10.0
+_GIVE_UP_SECONDS: Final = 1.0
 _MAX_FETCH: Final = 500
 _MAX_STREAMS: Final = 3_000
 _NORMAL_FIRST: Final = (4, 9, 14)
@@ -94,6 +98,8 @@ class Consumers:
         self._options = options
         self._telemetry = telemetry
         self.on_wiped = on_wiped
+        # Whether others know that this process lives.
+        self.may_claim: Callable[[], bool] = lambda: True
         self.claims: Batcher[Delivery, Claimed | Refusal] = Batcher(
             "claim", self._flush_claims, flights=1 if store.database.sqlite else 2, observe=observe
         )
@@ -108,14 +114,17 @@ class Consumers:
         self._turn = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._fetcher: asyncio.Task[None] | None = None
+        # Fetchers that were given up, until they end.
+        self._given_up: set[asyncio.Task[None]] = set()
+        # Messages that the fetcher has read so far.
+        self.fetched = 0
 
     def start(self) -> None:
         self.claims.start()
-        self._tasks = [
-            asyncio.create_task(self._consume(), name=f"consumer {number}") for number in range(self._options.workers)
-        ]
+        names = [f"consumer {number}" for number in range(self._options.workers)]
+        self._tasks = [asyncio.create_task(lasting(name, self._consume), name=name) for name in names]
         if self._options.workers:
-            self._fetcher = asyncio.create_task(self._fetch(), name="fetcher")
+            self._fetcher = asyncio.create_task(lasting("fetcher", self._fetch), name="fetcher")
 
     @property
     def busy(self) -> int:
@@ -135,7 +144,7 @@ class Consumers:
                 held.running.cancel(CancelReason.SHUTDOWN)
         if self._fetcher is not None:
             # Not cancelled: the message of a blocked read may be ours already. Its block is short.
-            await self._fetcher
+            await asyncio.wait([self._fetcher], timeout=_LAST_READ_SECONDS)
         await self.claims.close()
         waits = [asyncio.create_task(event.wait()) for event in (self._empty, self._hurried)]
         await asyncio.wait(waits, timeout=within_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -163,6 +172,17 @@ class Consumers:
             self._fetcher.cancel()
             await asyncio.gather(self._fetcher, return_exceptions=True)
         await self.claims.close(within_seconds=0.1)
+
+    async def fetch_anew(self) -> None:
+        """Give up a read that does not end, and begin another. A message that it may bring is found as any lost one."""
+        old = self._fetcher
+        if old is None or self._draining.is_set():
+            return
+        old.cancel()
+        self._fetcher = asyncio.create_task(lasting("fetcher", self._fetch), name="fetcher")
+        self._given_up.add(old)
+        old.add_done_callback(self._given_up.discard)
+        await asyncio.wait([old], timeout=_GIVE_UP_SECONDS)
 
     def take(self, deliveries: Iterable[Delivery]) -> None:
         """Claim messages that are in our hands, whoever fetched them."""
@@ -193,6 +213,10 @@ class Consumers:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
+            if not self.may_claim():
+                # What is claimed while others take us for dead would be taken from us at once.
+                await self._pause(_RECONNECT_SECONDS)
+                continue
             try:
                 await self._fetch_once()
             except StreamUnavailable as error:
@@ -216,6 +240,7 @@ class Consumers:
             fetched = await self._stream.wait(streams, worker_id, max(1, count // len(streams)))
         if fetched.made_group:
             self.on_wiped()
+        self.fetched += len(fetched.deliveries)
         # A blocked read counts by stream: of many streams it may bring more than there are consumers free.
         free = max(0, self.free)
         self.take(fetched.deliveries[:free])

@@ -16,6 +16,7 @@ from typing import Final
 from jobserver.errors import StreamUnavailable
 from jobserver.job.model import Delivery
 from jobserver.job.times import instant_us
+from jobserver.pipeline.lasting import lasting
 from jobserver.store.jobs import Available, Moved
 from jobserver.stream.jobs import Batch, Dead, JobStream, Message
 
@@ -56,7 +57,7 @@ class Deliveries:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="deliveries")
+        self._task = asyncio.create_task(lasting("deliveries", self._run), name="deliveries")
 
     async def close(self, *, within_seconds: float = 2.0) -> None:
         """Send what is waiting, if Redis takes it in time."""

@@ -36,6 +36,18 @@ _FAULT_DELAY_SECONDS: Final = 1.0
 
 AnyHandler = Handler[..., ..., Any]
 
+_TASK: Final = "job"
+
+
+def _task_name(job: Claimed) -> str:
+    return f"{_TASK} {job.type} {job.id}"
+
+
+def job_of_task(name: str) -> tuple[str, str] | None:
+    """Type and id of the job that a task of this name runs."""
+    words = name.split(" ")
+    return (words[1], words[2]) if len(words) == 3 and words[0] == _TASK else None
+
 
 class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`references` ("module:attribute", one's own first) are what child processes import their handlers from.
@@ -45,6 +57,8 @@ class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     threads: int
     processes: int
+    # For jobs that have crashed a process before.
+    isolated: int = 1
     thread_grace_seconds: float
     max_result_bytes: int
     references: tuple[str, ...] = ()
@@ -78,7 +92,7 @@ class Executor:
                 setup=options.child_setup,
                 setup_arguments=options.child_setup_arguments,
             )
-            self._children = Children(child, options.processes)
+            self._children = Children(child, options.processes, options.isolated)
         # Tasks that were given up, or left behind: held here, or they would be collected while they run.
         self._strays: set[asyncio.Task[Outcome]] = set()
 
@@ -141,7 +155,7 @@ class Executor:
         job = running.job
         loop = asyncio.get_running_loop()
         running.begin(loop, grace_seconds=max(self._options.thread_grace_seconds, _LEAST_TASK_GRACE_SECONDS))
-        task = loop.create_task(self._call(running, handler), name=f"job {job.type} {job.id}")
+        task = loop.create_task(self._call(running, handler), name=_task_name(job))
         task.add_done_callback(functools.partial(_end_of_task, running))
         running.stop_with(task.cancel)
         try:
@@ -183,7 +197,7 @@ class Executor:
             return running.stopped() or HandedBack()
         latest = _Latest(loop, functools.partial(self._report, running))
         function = functools.partial(contextvars.copy_context().run, self._call_in_thread, running, handler, latest)
-        call = self._threads.start(function, running.end, f"job {job.type} {job.id}")
+        call = self._threads.start(function, running.end, _task_name(job))
         # The clock begins here: waiting for a thread costs nothing of the timeout.
         running.begin(loop, grace_seconds=self._options.thread_grace_seconds)
         try:

@@ -1,8 +1,12 @@
-"""What a process and its children say to each other: msgpack structs, each behind its length in four bytes."""
+"""What a process and its children say to each other: msgpack structs, each behind its length in four bytes.
+
+With the template, which forks the children, it exchanges orders and notices of a fixed size.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import struct
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +18,17 @@ from jobserver.settings import MEBIBYTE
 # Payloads and results are at most 64 MiB by the settings; one of them fits into a frame, with its surroundings.
 MAX_FRAME_BYTES: Final = 65 * MEBIBYTE
 _LENGTH_BYTES: Final = 4
+
+# To the template: what, and which child. With FORK comes the descriptor of the new child's stream.
+ORDER: Final = struct.Struct("!ci")
+FORK: Final = b"F"
+KILL: Final = b"K"
+# From the template: what, which child, and its exit status (negative: the signal), or why there is none (errno).
+NOTICE: Final = struct.Struct("!cii")
+READY: Final = b"R"
+BORN: Final = b"B"
+BARREN: Final = b"X"
+ENDED: Final = b"E"
 
 
 class Setup(msgspec.Struct, frozen=True, tag=True):

@@ -1,6 +1,6 @@
 """The child processes of one server process: started on demand, one job each at a time, killed singly.
 
-A child that dies fails the job that it ran and no other. Children end by themselves when their parent does.
+A child that dies is a crash of the job that it ran and of no other. Children end by themselves when their parent does.
 """
 
 from __future__ import annotations
@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
-import sys
-from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
-from jobserver.job.model import HandedBack, Outcome, Progress, Raised, bounded_error
+from jobserver.job.model import HandedBack, LeaseLost, Outcome, Progress, Raised, bounded_error
 from jobserver.pipeline import frames
+from jobserver.pipeline.nursery import Forked, Nursery, search_path
 from jobserver.pipeline.running import Running
 from jobserver.pipeline.slots import Slots
 
@@ -41,17 +39,22 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Children:
-    """At most `limit` children. Lives on one event loop."""
+    """At most `limit` children for handlers that want one, and `isolated_limit` for suspects. On one event loop."""
 
-    def __init__(self, options: ChildOptions, limit: int) -> None:
+    def __init__(self, options: ChildOptions, limit: int, isolated_limit: int) -> None:
         self._options = options
+        self._limit = limit
         self._slots = Slots(limit)
+        # When a process dies, everything that it ran is a suspect: those wait for nobody.
+        self._isolated = Slots(isolated_limit)
+        self._nursery = Nursery()
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()
 
     async def run(self, running: Running, report: Callable[[Progress], None]) -> Outcome | None:
         """Run the attempt in a child. None: it was asked to stop before it began, or was killed for that."""
-        if not await self._slots.acquire(running):
+        slots = self._slots if running.job.crashes == 0 else self._isolated
+        if not await slots.acquire(running):
             return None
         try:
             outcome: Outcome | None = None
@@ -61,7 +64,7 @@ class Children:
                 if outcome is not None or running.started or running.is_stopping():
                     break
             else:
-                child = _Child(self._options)
+                child = _Child(self._options, self._nursery)
                 outcome = await self._start(child, running)
                 if outcome is None and not running.is_stopping():
                     outcome = await self._run_in(child, running, report)
@@ -69,7 +72,7 @@ class Children:
                 outcome = child.death()
             return outcome
         finally:
-            self._slots.release()
+            slots.release()
 
     async def close(self) -> None:
         """End every child, at the latest by a kill."""
@@ -78,6 +81,7 @@ class Children:
             await asyncio.gather(*(child.close() for child in children), return_exceptions=True)
         self._idle.clear()
         self._all.clear()
+        await self._nursery.close()
 
     def pids(self) -> list[int]:
         """The children that live."""
@@ -118,8 +122,11 @@ class Children:
             raise
         if outcome is None or child.dead:
             await self._discard(child)
-        else:
+        elif len(self._idle) < self._limit:
             self._idle.append(child)
+        else:
+            self._all.discard(child)
+            await child.close()
         return outcome
 
     async def _discard(self, child: _Child) -> None:
@@ -131,9 +138,10 @@ class Children:
 class _Child:
     """One child process, from the parent's side."""
 
-    def __init__(self, options: ChildOptions) -> None:
+    def __init__(self, options: ChildOptions, nursery: Nursery) -> None:
         self._options = options
-        self._process: Process | None = None
+        self._nursery = nursery
+        self._process: Forked | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -147,7 +155,7 @@ class _Child:
     @property
     def dead(self) -> bool:
         at_end = self._reader is None or self._reader.at_eof()
-        return self._killed or at_end or self._process is None or self._process.returncode is not None
+        return self._killed or at_end or self._process is None or self._process.ended
 
     async def start(self) -> str | None:
         """Spawn and wait until it takes jobs. Says why it does not. Raises OSError."""
@@ -155,14 +163,7 @@ class _Child:
         try:
             async with asyncio.timeout(START_SECONDS):
                 try:
-                    self._process = await asyncio.create_subprocess_exec(
-                        *(sys.executable, "-m", "jobserver.pipeline.child", str(theirs.fileno())),
-                        stdin=DEVNULL,
-                        pass_fds=(theirs.fileno(),),
-                        env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path())},
-                        # Ctrl-C in the terminal is for the parent, which drains; children would die of it.
-                        start_new_session=True,
-                    )
+                    self._process = await self._nursery.fork(theirs)
                 finally:
                     theirs.close()
                 self._reader, self._writer = await asyncio.open_connection(sock=ours)
@@ -177,7 +178,7 @@ class _Child:
             self._process.kill()
         self._send(
             frames.Setup(
-                path=_search_path(),
+                path=search_path(),
                 references=self._options.references,
                 max_result_bytes=self._options.max_result_bytes,
                 call=self._options.setup,
@@ -233,9 +234,8 @@ class _Child:
     def kill(self) -> None:
         """End this child at once, whatever it does."""
         self._killed = True
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        if self._process is not None:
+            self._process.kill()
 
     async def close(self) -> None:
         """Let the child end by itself, which it does at the end of the stream; kill it if it does not."""
@@ -255,9 +255,9 @@ class _Child:
         if self._writer is not None:
             self._writer.transport.abort()
 
-    def death(self) -> Raised:
-        """What a job comes to whose child died."""
-        return Raised(bounded_error("ProcessDied", f"the child process {self._fate()} while it ran the job"))
+    def death(self) -> LeaseLost:
+        """What a job comes to whose child died: a crash that is charged to it alone."""
+        return LeaseLost(bounded_error("ProcessDied", f"the child process {self._fate()} while it ran the job"))
 
     def _fate(self) -> str:
         if self._fault is not None:
@@ -298,13 +298,8 @@ class _Child:
             await asyncio.wait((self._watch,), timeout=KILL_GRACE_SECONDS)
         return frame
 
-    async def _watch_exit(self, process: Process) -> None:
+    async def _watch_exit(self, process: Forked) -> None:
         """A grandchild may hold the stream open after the child's end: then it is closed here."""
         await process.wait()
         if self._reader is not None and self._writer is not None and not self._reader.at_eof():
             asyncio.get_running_loop().call_later(KILL_GRACE_SECONDS / 2, self._writer.transport.abort)
-
-
-def _search_path() -> list[str]:
-    """Where this process imports from; an empty entry stands for the current folder."""
-    return [entry or os.getcwd() for entry in sys.path]

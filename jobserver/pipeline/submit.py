@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
@@ -25,6 +25,8 @@ from jobserver.telemetry import Telemetry
 _REPEATS_SECONDS: Final = (0.05, 0.25, 1.0)
 _PATIENCE_SECONDS: Final = 2.0
 _UNKNOWN_SECONDS: Final = 1.0
+# So long a client waits at the most: a database that hangs is as good as one that is gone.
+ANSWER_SECONDS: Final = 5.0
 # In units of a job or of 4 KiB of its payload: 2,000 small jobs, or 8 MiB.
 MAX_FLUSH: Final = 2_000
 MAX_WAITING: Final = 20_000
@@ -81,7 +83,7 @@ class Submitter:
 
     async def submit(self, body: SubmitBody, *, scope: str, trace_context: str | None) -> Inserted:
         """Store one job. Raises Invalid, KeyReused, Overloaded and DatabaseUnavailable."""
-        with self._counting_refusals():
+        async with self._answering():
             submission = await self._accepted(body, "$", scope, trace_context)
             [inserted] = await self.batcher.submit((submission,))
         return inserted
@@ -90,17 +92,22 @@ class Submitter:
         self, bodies: Sequence[SubmitBody], *, scope: str, trace_context: str | None
     ) -> list[Inserted]:
         """Store jobs together or not at all, in order. Paths of Invalid start at the request: `$.jobs[3].type`."""
-        with self._counting_refusals():
+        async with self._answering():
             group = [
                 await self._accepted(body, f"$.jobs[{index}]", scope, trace_context)
                 for index, body in enumerate(bodies)
             ]
             return await self.batcher.submit(tuple(group))
 
-    @contextlib.contextmanager
-    def _counting_refusals(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """In time, and every refusal counted. What is given up here may still be stored: it is not acknowledged."""
         try:
-            yield
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    yield
+            except TimeoutError as error:
+                raise DatabaseUnavailable("SQL did not take the job in time") from error
         except (Refused, Unavailable) as error:
             self._telemetry.rejected(_REASONS.get(type(error), "unavailable"))
             raise

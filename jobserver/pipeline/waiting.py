@@ -28,9 +28,11 @@ class Waiters:
         self._waiting: dict[UUID, set[asyncio.Event]] = {}
         self._count = 0
         self._looker: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def close(self) -> None:
-        """Let everybody who waits answer with what is."""
+        """Let everybody who waits answer with what is, and nobody wait any more."""
+        self._closed = True
         for job_id in list(self._waiting):
             self.wake(job_id)
         if self._looker is not None:
@@ -53,7 +55,7 @@ class Waiters:
         self._waiting.setdefault(job_id, set()).add(event)
         try:
             job = await self._job(job_id)
-            if job.status in TERMINAL:
+            if job.status in TERMINAL or self._closed:
                 return job
             if self._looker is None or self._looker.done():
                 self._looker = asyncio.create_task(self._look(), name="waiters")

@@ -36,6 +36,8 @@ LOOK_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 CHECKOUT_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 0.5
+# So long a write that was refused counts: while nobody tries another, nobody knows better.
+FULL_SECONDS: Final = 5.0
 SQLITE_MINIMUM: Final = (3, 38)  # the ->> operator
 
 
@@ -104,19 +106,19 @@ class Clock:
     """The database's time as this process knows it: an offset, measured at heartbeats, advanced monotonically."""
 
     def __init__(self) -> None:
-        self._base_us = time.time_ns() // 1000
-        self._mark_ns = monotonic_ns()
+        # One value, because it is measured by one thread and read by another.
+        self._base = (time.time_ns() // 1000, monotonic_ns())
 
     def now_us(self) -> int:
-        return self._base_us + (monotonic_ns() - self._mark_ns) // 1000
+        base_us, mark_ns = self._base
+        return base_us + (monotonic_ns() - mark_ns) // 1000
 
     def now(self) -> datetime:
         return from_us(self.now_us())
 
     def measured(self, database_now: datetime, asked_ns: int, answered_ns: int) -> None:
         """The database said `database_now` to a question asked and answered at these `monotonic_ns()`."""
-        self._base_us = instant_us(database_now)
-        self._mark_ns = (asked_ns + answered_ns) // 2
+        self._base = (instant_us(database_now), (asked_ns + answered_ns) // 2)
 
 
 class Session(Protocol):
@@ -192,25 +194,44 @@ _UNAVAILABLE: Final = (
     sqlite3.InterfaceError,
 )
 
+_SQLITE_REFUSES: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
+
 
 class Database:
     """The source of truth. `read` and `write` give sessions; `fetch` runs one statement in its own transaction."""
 
-    def __init__(self, url: str, *, pool_size: int = 8, statement_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        pool_size: int = 8,
+        statement_seconds: float | None = None,
+        keepalive_seconds: int | None = None,
+    ) -> None:
         self.url = database_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self.dialect = "sqlite" if self.sqlite else "postgresql"
         self.clock = Clock()
         self._statements: dict[str, Statement] = {}
+        self._refused_write: float | None = None
         if self.sqlite:
             # One writer: its pool of one is the write lock, first come, first served.
             self._writer = _sqlite_engine(self.url, 1)
             self._reader = _sqlite_engine(self.url, 4)
             self._looker = _sqlite_engine(self.url, 4)
         else:
-            self._writer = self._reader = _postgres_engine(self.url, pool_size, statement_seconds)
+            self._writer = self._reader = _postgres_engine(self.url, pool_size, statement_seconds, keepalive_seconds)
             # What clients look at never takes the place of a claim, an end or a lease.
             self._looker = _postgres_engine(self.url, max(2, pool_size // 2), LOOK_SECONDS)
+
+    def sibling(self, *, keepalive_seconds: int | None = None) -> Database:
+        """The same database with the same clock, by one connection of its own, for another thread's event loop.
+
+        With `keepalive_seconds` PostgreSQL gives up a client whose machine went silent, and frees its locks.
+        """
+        sibling = Database(self.url, pool_size=1, keepalive_seconds=keepalive_seconds)
+        sibling.clock = self.clock
+        return sibling
 
     def statement(self, name: str) -> Statement:
         loaded = self._statements.get(name)
@@ -267,6 +288,11 @@ class Database:
         for engine in {self._writer, self._reader, self._looker}:
             await engine.dispose()
 
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether it reads and does not write, as of the last seconds: its disk is full, or it is a standby."""
+        return self._refused_write is not None and time.monotonic() - self._refused_write < FULL_SECONDS
+
     def pool_use(self) -> int:
         """Connections in use now."""
         pools = {self._writer.pool, self._reader.pool, self._looker.pool}
@@ -288,11 +314,13 @@ class Database:
             raise
         except DBAPIError as error:
             if error.connection_invalidated or _is_unavailable(_cause(error)):
+                self._note_refusal(_cause(error))
                 raise DatabaseUnavailable(_sentence(_cause(error))) from error
             raise
         except _UNAVAILABLE as error:
             if not _is_unavailable(error):
                 raise
+            self._note_refusal(error)
             raise DatabaseUnavailable(_sentence(error)) from error
 
     @asynccontextmanager
@@ -305,6 +333,11 @@ class Database:
             driver = cast(Any, raw.driver_connection)
             session = _SqliteSession(self, driver) if self.sqlite else _PostgresSession(self, driver, limit_seconds)
             yield session, driver
+
+    def _note_refusal(self, error: BaseException) -> None:
+        full = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _SQLITE_REFUSES
+        if full or isinstance(error, asyncpg.DiskFullError | asyncpg.ReadOnlySQLTransactionError):
+            self._refused_write = time.monotonic()
 
     # Values of a row, from either driver.
 
@@ -339,7 +372,7 @@ def _sentence(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def database_url(text: str) -> URL:
+def database_url(text: str | URL) -> URL:
     """The URL that the engines use. `postgresql://` and `sqlite://` are accepted too; ConfigurationError if not
     usable. Messages never carry the password."""
     try:
@@ -376,7 +409,16 @@ async def _drop(connection: AsyncConnection) -> None:
     await connection.invalidate()
 
 
-def _postgres_engine(url: URL, pool_size: int, limit_seconds: float | None = None) -> AsyncEngine:
+def _postgres_engine(
+    url: URL, pool_size: int, limit_seconds: float | None = None, keepalive_seconds: int | None = None
+) -> AsyncEngine:
+    keepalive = {}
+    if keepalive_seconds is not None:
+        keepalive = {
+            "tcp_keepalives_idle": str(keepalive_seconds),
+            "tcp_keepalives_interval": "1",
+            "tcp_keepalives_count": "3",
+        }
     return create_async_engine(
         url,
         pool_size=pool_size,
@@ -395,6 +437,7 @@ def _postgres_engine(url: URL, pool_size: int, limit_seconds: float | None = Non
                 "enable_seqscan": "off",
                 "enable_hashjoin": "off",
                 "enable_mergejoin": "off",
+                **keepalive,
             },
         },
     )

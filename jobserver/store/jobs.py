@@ -325,25 +325,26 @@ class JobStore:
         """
         unique = {(each.job_id, each.fence): each for each in reversed(settlements)}
         ordered = [unique[claim] for claim in sorted(unique)]
-        columns = _settle_columns(ordered)
         moved: dict[tuple[UUID, int], Moved] = {}
         if self.database.sqlite:
             async with self.database.write() as session:
-                rows = await session.fetch("settle", columns)
+                rows = await session.fetch("settle", _settle_columns(ordered))
                 for row in rows:
                     won = self._moved(row, unique[self.database.uuid(row["id"]), row["fence"] - 1].transition)
                     moved[won.job_id, won.fence - 1] = won
                 if rows:
                     await session.fetch("record_attempts", self._history(rows, unique, moved))
         else:
-            for row in await self.database.fetch("settle", columns):
-                won = _moved(self.database, row)
-                moved[won.job_id, won.fence - 1] = won
+            moved = self._moved_by_claim(await self.database.fetch("settle", _settle_columns(ordered)))
         if repeated and len(moved) < len(ordered):
             await self._settled_before(ordered, moved)
         await self._trim([won.job_id for won in moved.values() if won.fence > 2 * ATTEMPTS_KEPT])
         # Each is won by the first that named it.
         return [moved.pop((each.job_id, each.fence), None) for each in settlements]
+
+    def _moved_by_claim(self, rows: Sequence[Row]) -> dict[tuple[UUID, int], Moved]:
+        moves = (_moved(self.database, row) for row in rows)
+        return {(won.job_id, won.fence - 1): won for won in moves}
 
     def _moved(self, row: Row, transition: Transition) -> Moved:
         status = STATUSES[row["status"]]
@@ -486,6 +487,31 @@ class JobStore:
             rows = await session.fetch("find_orphans", worker_id=worker_id, max_rows=limit)
         return [Lost(claimed_of(self.database, row), row["worker_id"]) for row in rows]
 
+    async def take_from_dead(
+        self, worker_id: str, settlement_of: Callable[[Lost], Settlement], *, silent_seconds: float, limit: int
+    ) -> list[tuple[Lost, Moved]]:
+        """Take back jobs of a process that is dead: its lock is free, and it is silent still. PostgreSQL only.
+
+        All in one transaction: a process that comes back meanwhile finds its lock taken and its row held, and so
+        says that it lives, and claims, after this.
+        """
+        async with self.database.write() as session:
+            [lock] = await session.fetch("lock_of_dead", worker_id=worker_id)
+            if not lock["taken"]:
+                return []
+            if not await session.fetch("still_silent", worker_id=worker_id, silent_seconds=silent_seconds):
+                return []
+            rows = await session.fetch("running_of", worker_id=worker_id, max_rows=limit)
+            lost = [Lost(claimed_of(self.database, row), row["worker_id"]) for row in rows]
+            if not lost:
+                return []
+            # In the order of ids, as they were read.
+            columns = _settle_columns([settlement_of(each) for each in lost])
+            moved = self._moved_by_claim(await session.fetch("settle", columns))
+        await self._trim([won.job_id for won in moved.values() if won.fence > 2 * ATTEMPTS_KEPT])
+        claims = ((each, (each.job.id, each.job.fence)) for each in lost)
+        return [(each, moved[claim]) for each, claim in claims if claim in moved]
+
     async def expire(self, *, limit: int) -> list[Moved]:
         """Fail waiting jobs whose `expires_at` is over."""
         rows = await _without_deadlock(
@@ -547,6 +573,22 @@ class JobStore:
                 max_rows=limit,
             )
         return [self._available(row, "available_at") for row in rows]
+
+    async def work_waits(
+        self, streams: Sequence[tuple[str, Priority]], types: Sequence[str], *, for_seconds: float
+    ) -> bool:
+        """Whether a job of one of these types has been waiting in these streams for so long, and is not expired."""
+        async with self.database.read() as session:
+            rows = await session.fetch(
+                "work_waits",
+                {
+                    "queue": [queue for queue, _ in streams],
+                    "priority": [int(priority) for _, priority in streams],
+                },
+                types=list(types),
+                for_seconds=for_seconds,
+            )
+        return bool(rows)
 
     async def recently_failed(self, *, limit: int) -> list[tuple[UUID, int, str]]:
         """The newest failed jobs, newest first: (id, fence, type)."""

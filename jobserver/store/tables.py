@@ -165,6 +165,8 @@ workers: Final = sa.Table(
     sa.Column("loop_lag_seconds", sa.Double, nullable=False),
     sa.Column("queues", sa.Text),
     sa.Column("types", sa.Text, nullable=False),
+    # Whether it held, at its last heartbeat, the advisory lock that ends with its connection. PostgreSQL only.
+    sa.Column("locked", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 # Counts by queue and status: triggers on jobs add what a statement changed; no read ever scans jobs.

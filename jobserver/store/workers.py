@@ -11,7 +11,31 @@ import msgspec
 from jobserver.store.engine import Database, monotonic_ns
 
 FORGET_SECONDS: Final = 86_400.0
+BEAT_LIMIT_SECONDS: Final = 2.5
 _encode: Final = msgspec.json.Encoder().encode
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process says of itself with every heartbeat."""
+
+    worker_id: str
+    host: str
+    pid: int
+    version: str
+    draining: bool
+    stopped: bool
+    concurrency: int
+    running: int
+    loop_lag_seconds: float
+    queues: Sequence[str] | None
+    types: Sequence[str]
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """The database's now, and whether this process holds the lock that proves that it lives."""
+
+    now: datetime
+    locked: bool
 
 
 class WorkerStore:
@@ -20,40 +44,30 @@ class WorkerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def beat(
-        self,
-        worker_id: str,
-        *,
-        host: str,
-        pid: int,
-        version: str,
-        draining: bool,
-        stopped: bool,
-        concurrency: int,
-        running: int,
-        loop_lag_seconds: float,
-        queues: Sequence[str] | None,
-        types: Sequence[str],
-    ) -> datetime:
-        """Say that a process is alive (or, with `stopped`, that it was). Returns the database's now."""
-        async with self._database.write() as session:
+    async def beat(self, beat: Beat) -> Heard:
+        """Say that a process is alive (or, when it `stopped`, that it was).
+
+        On PostgreSQL the connection also takes the lock that proves it, unless it has it. The lock belongs to
+        the connection: use a Database with one.
+        """
+        async with self._database.within(BEAT_LIMIT_SECONDS) as session:
             asked = monotonic_ns()
             [row] = await session.fetch(
                 "beat",
-                id=worker_id,
-                host=host,
-                pid=pid,
-                version=version,
-                draining=draining,
-                stopped=stopped,
-                concurrency=concurrency,
-                running=running,
-                loop_lag_seconds=loop_lag_seconds,
-                queues=None if queues is None else _encode(list(queues)).decode(),
-                types=_encode(list(types)).decode(),
+                id=beat.worker_id,
+                host=beat.host,
+                pid=beat.pid,
+                version=beat.version,
+                draining=beat.draining,
+                stopped=beat.stopped,
+                concurrency=beat.concurrency,
+                running=beat.running,
+                loop_lag_seconds=beat.loop_lag_seconds,
+                queues=None if beat.queues is None else _encode(list(beat.queues)).decode(),
+                types=_encode(list(beat.types)).decode(),
             )
             answered = monotonic_ns()
-        return self._measured(row["now"], asked, answered)
+        return Heard(self._measured(row["now"], asked, answered), bool(row["locked"]))
 
     async def measure_clock(self) -> datetime:
         """Measure the database's clock without a heartbeat; returns its now."""
@@ -72,6 +86,14 @@ class WorkerStore:
         """The processes with a heartbeat in the last seconds."""
         async with self._database.read() as session:
             rows = await session.fetch("alive_ids", within_seconds=within_seconds)
+        return [row["id"] for row in rows]
+
+    async def silent(self, *, seconds: float) -> list[str]:
+        """The processes that held their lock, were silent for so long, and have running jobs. PostgreSQL only."""
+        if self._database.sqlite:
+            return []
+        async with self._database.read() as session:
+            rows = await session.fetch("silent_workers", silent_seconds=seconds)
         return [row["id"] for row in rows]
 
     async def prune(self) -> None:

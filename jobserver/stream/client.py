@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -22,7 +23,10 @@ from jobserver.errors import ConfigurationError, StreamUnavailable
 COMMAND_SECONDS: Final = 2.0
 # With what it may wait for a place in the pool.
 CALL_SECONDS: Final = COMMAND_SECONDS + 0.5
+# What a call may take while a client waits for its answer: nothing that a client is told depends on Redis.
+REQUEST_SECONDS: Final = 0.1
 BLOCK_MILLISECONDS: Final = 1_000
+READ_SECONDS: Final = BLOCK_MILLISECONDS / 1000 + COMMAND_SECONDS
 MINIMUM_VERSION: Final = (6, 2)
 CLOSED: Final = "the handler is closed"
 
@@ -36,8 +40,9 @@ class StreamClient:
     """
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self.commands: Any = _client(url, connections=8, seconds=COMMAND_SECONDS)
-        self.reader: Any = _client(url, connections=2, seconds=BLOCK_MILLISECONDS / 1000 + COMMAND_SECONDS)
+        self.reader: Any = _client(url, connections=2, seconds=READ_SECONDS)
         folder = resources.files("jobserver.stream") / "scripts"
         self._scripts: dict[str, AsyncScript] = {
             name: self.commands.register_script((folder / f"{name}.lua").read_text(encoding="utf-8"))
@@ -57,13 +62,31 @@ class StreamClient:
         return f"{name} {info.get('valkey_version') or info['redis_version']}"
 
     async def ping(self) -> None:
-        async with available(CALL_SECONDS):
+        """Ask whether Redis answers at once: on the path of a request."""
+        async with available(REQUEST_SECONDS):
             await self.commands.ping()
+
+    async def rebuild(self) -> None:
+        """Make new connections in place of all that there are, once a new one was answered.
+
+        Raises StreamUnavailable while none is answered, and then leaves everything as it was.
+        """
+        probe: Any = _client(self._url, connections=1, seconds=COMMAND_SECONDS)
+        try:
+            async with available(CALL_SECONDS):
+                await probe.ping()
+        finally:
+            await _disconnect(probe)
+        # A command under way has a limit of its own, and its connection is not used again.
+        await self.commands.connection_pool.update_active_connections_for_reconnect()
+        await _disconnect(self.commands, in_use=False)
+        # Who reads may wait for as long as the connection lasts: that ends it.
+        await _disconnect(self.reader)
 
     async def close(self) -> None:
         for client in (self.commands, self.reader):
             await client.aclose()
-            await client.connection_pool.disconnect()
+            await _disconnect(client)
 
 
 @asynccontextmanager
@@ -91,6 +114,13 @@ def _heed_cancel(task: asyncio.Task[Any] | None, asked: int) -> None:
     # result: a loop that was told to end would go on.
     if task is not None and task.cancelling() > asked:
         raise asyncio.CancelledError
+
+
+async def _disconnect(client: Any, *, in_use: bool = True) -> None:
+    """Close what is open, without a word to a server that may not answer."""
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        async with asyncio.timeout(COMMAND_SECONDS):
+            await client.connection_pool.disconnect(inuse_connections=in_use)
 
 
 def _client(url: str, *, connections: int, seconds: float) -> Redis:

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from jobserver.errors import StreamUnavailable
 from jobserver.job.model import Delivery, Priority
-from jobserver.stream.client import BLOCK_MILLISECONDS, CALL_SECONDS, StreamClient, available
+from jobserver.stream.client import BLOCK_MILLISECONDS, CALL_SECONDS, REQUEST_SECONDS, StreamClient, available
 from jobserver.stream.keys import GROUP, Keys
 
 logger = logging.getLogger(__name__)
@@ -203,8 +203,8 @@ class JobStream:
         return found
 
     async def wake(self, ids: Sequence[UUID]) -> None:
-        """Tell every process that the cancel of these running jobs was requested."""
-        async with available(CALL_SECONDS):
+        """Tell every process, within 100 ms, that the cancel of these running jobs was requested."""
+        async with available(REQUEST_SECONDS):
             await self._client.commands.publish(self.keys.wake, " ".join(str(job_id) for job_id in ids))
 
     @asynccontextmanager

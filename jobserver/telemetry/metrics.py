@@ -19,7 +19,7 @@ _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 _SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 _JOB: Final = ("type", "queue")
 
-# What a gauge of the shared state gives: (labels, value) rows.
+# What a gauge with labels gives: (labels, value) rows.
 Sample = tuple[tuple[str, ...], float]
 Samples = Callable[[], Iterable[Sample]]
 
@@ -67,7 +67,9 @@ class Metrics:
         self.deduplicated = counter("submits_deduplicated", "Submits answered with the job of their key.", ())
         self.stale = counter("stale_writes_rejected", "Writes refused because their fence was stale.", ("step",))
         self.dropped = counter("deliveries_dropped", "Messages dropped because the queue to Redis was full.", ())
+        self.rebuilt = counter("connections_rebuilt", "Times that the watchdog rebuilt the connections to Redis.", ())
         self.abandoned = counter("attempts_abandoned", "Handlers given up because they did not end.", ("type",))
+        self.loop_blocked = counter("event_loop_blocked", "Times the event loop was blocked for over 1 s.", ("type",))
         self.attempt_seconds = histogram(
             "attempt_duration_seconds", "Duration of attempts.", ("type", "outcome"), _SECONDS
         )
@@ -81,9 +83,9 @@ class Metrics:
         """A gauge of this process, read when it is scraped."""
         Gauge(f"jobserver_{name}", text, registry=self.registry).set_function(read)
 
-    def shared_gauge(self, name: str, text: str, labels: Iterable[str], read: Samples) -> None:
-        """A gauge of the state that all processes share, read from a cached answer when it is scraped."""
-        self.registry.register(_Shared(f"jobserver_{name}", text, tuple(labels), read))
+    def gauges(self, name: str, text: str, labels: Iterable[str], read: Samples) -> None:
+        """A gauge with labels, whose rows are read when it is scraped: from memory, and from no engine."""
+        self.registry.register(_Gauges(f"jobserver_{name}", text, tuple(labels), read))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page for an Accept header: its body and its media type."""
@@ -91,7 +93,7 @@ class Metrics:
         return encode(self.registry), content_type
 
 
-class _Shared(Collector):
+class _Gauges(Collector):
     def __init__(self, name: str, text: str, labels: tuple[str, ...], read: Samples) -> None:
         self._name = name
         self._text = text

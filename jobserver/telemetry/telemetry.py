@@ -18,7 +18,7 @@ _EVENTS: Final = {
     Ended.FAILED: "job_failed",
     Ended.SNOOZED: "job_snoozed",
     Ended.HANDED_BACK: "job_handed_back",
-    Ended.LEASE_LOST: "job_reclaimed",
+    Ended.LEASE_LOST: "job_crashed",
     Ended.CANCELED: "job_canceled",
 }
 
@@ -149,9 +149,32 @@ class Telemetry:
         self.metrics.abandoned.labels(self._type(job.type)).inc()
         self._log.error("attempt_abandoned", **self._fields(job))
 
+    def loop_blocked(self, kind: str, job_id: str | None, at: str, seconds: float) -> None:
+        """The event loop does not answer. `kind`: the type of the job whose handler runs, "" when none does."""
+        self.metrics.loop_blocked.labels(self._type(kind) if kind else "").inc()
+        self._log.warning("event_loop_blocked", **self._blocked(kind, job_id, at, seconds))
+
+    def loop_free(self, kind: str, job_id: str | None, at: str, seconds: float) -> None:
+        """The event loop, which was blocked, answers again."""
+        self._log.warning("event_loop_free", **self._blocked(kind, job_id, at, seconds))
+
+    def _blocked(self, kind: str, job_id: str | None, at: str, seconds: float) -> dict[str, Any]:
+        return {
+            "type": kind or None,
+            "job_id": job_id,
+            "at": at,
+            "seconds": round(seconds, 3),
+            "worker_id": self._worker_id,
+        }
+
     def dropped(self, count: int) -> None:
         """Messages for Redis found no place in the queue; reconcile will mend it."""
         self.metrics.dropped.inc(count)
+
+    def connections_rebuilt(self) -> None:
+        """Work waited and nothing was read: the connections to Redis are new."""
+        self.metrics.rebuilt.inc()
+        self.warn("connections_rebuilt")
 
     def flushed(self, batcher: str, items: int, seconds: float) -> None:
         """A batcher wrote."""
@@ -179,6 +202,8 @@ class Telemetry:
             counter = self.metrics.handed_back
         if counter is not None:
             counter.labels(*labels).inc()
+        if ended is Ended.LEASE_LOST and status is Status.FAILED:
+            self.metrics.crashed.labels(*labels).inc()
 
     def _fields(self, job: Claimed) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -18,6 +18,7 @@ from jobserver.torture.history import (
     DEATH,
     HANDED_BACK,
     LEASE_LOST,
+    STOPPED,
     TERMINAL,
     Attempt,
     Command,
@@ -36,7 +37,12 @@ SKEW_SECONDS: Final = 0.05
 POISON: Final = "torture.poison"
 USAGE: Final = 2
 _COUNTED: Final = frozenset({"completed", "failed", "lease_lost"})
+# Errors of the server's own about a handler that was not heard to its end.
+_CRASHES: Final[Mapping[str, str]] = {"LeaseLost": LEASE_LOST, "ProcessDied": CHILD_DEATH}
 _FREE: Final = frozenset({"snoozed", "handed_back"})
+_HANDLERS_OWN: Final = frozenset({"retrying", "failed", "snoozed"})
+# What a poisonous job sends to its process.
+_SIGNAL: Final = "SIGKILL"
 
 
 class Evidence:
@@ -205,7 +211,7 @@ def ends_are_the_expected_ones(evidence: Evidence) -> Iterator[Violation]:
             if job.status == "canceled" and evidence.count(job_id, "cancel", "moved", "requested", "unknown"):
                 continue
             # Each of the leases lost has to be explained by itself.
-            if job.status == "failed" and job.error_type == "LeaseLost" and job.crashes >= evidence.history.max_crashes:
+            if job.status == "failed" and job.error_type in _CRASHES and job.crashes >= evidence.history.max_crashes:
                 continue
             yield Violation(
                 "expected end",
@@ -231,8 +237,13 @@ def runs_and_rows_agree(evidence: Evidence) -> Iterator[Violation]:
             if run.fence not in rows and not (job.status == "running" and run.fence == job.fence):
                 yield Violation("one run a fence", f"ran under fence {run.fence}, which has no attempt", job_id)
         for fence, attempt in rows.items():
-            if attempt.outcome == "completed" and (fence not in ended or ended[fence].how != "returned"):
+            how = ended[fence].how if fence in ended else "not ended"
+            if attempt.outcome == "completed" and how != "returned":
                 yield Violation("no stale write", f"completed under {fence}, where no handler returned", job_id)
+            if attempt.outcome in _HANDLERS_OWN and attempt.error_type not in _CRASHES and how != "raised":
+                yield Violation(
+                    "no stale write", f"{attempt.outcome} under {fence}, where the handler has {how}", job_id
+                )
         if job.status == "completed":
             last = max(rows, default=-1)
             if last < 0 or rows[last].outcome != "completed" or job.fence != last + 1:
@@ -245,9 +256,9 @@ def runs_and_rows_agree(evidence: Evidence) -> Iterator[Violation]:
 
 def lost_leases_are_explained(evidence: Evidence) -> Iterator[Violation]:
     for attempt in evidence.history.attempts:
-        cause = {"lease_lost": LEASE_LOST, "handed_back": HANDED_BACK}.get(attempt.outcome)
-        if cause is None and attempt.error_type == "ProcessDied":
-            cause = CHILD_DEATH
+        cause = _CRASHES.get(attempt.error_type or "")
+        if cause is None:
+            cause = {"lease_lost": LEASE_LOST, "handed_back": HANDED_BACK}.get(attempt.outcome)
         if cause is None or (cause == CHILD_DEATH and _is_poison(evidence, attempt.job_id)):
             continue
         if not evidence.explained(cause, attempt.pid, attempt.started, attempt.ended):
@@ -278,12 +289,13 @@ def deaths_are_explained(evidence: Evidence) -> Iterator[Violation]:
         refused = death.code == USAGE and any(
             window.start <= death.at and window.end >= death.started for window in evidence.history.windows
         )
-        if not refused and not evidence.explained(DEATH, death.pid, death.at, death.at):
+        stopped = death.code == 0 and evidence.explained(STOPPED, death.pid, death.at, death.at)
+        if not refused and not stopped and not evidence.explained(DEATH, death.pid, death.at, death.at):
             yield Violation("explained", f"the process {death.pid} ended by itself with code {death.code}")
 
 
 def poison_harms_only_itself(evidence: Evidence) -> Iterator[Violation]:
-    """It may take a server with it once; from then on it dies alone, and ends as a dead letter."""
+    """It may take a server with it once; from then on it dies alone, and ends as a dead letter that tells why."""
     servers = {death.pid for death in evidence.history.deaths}
     for job in evidence.history.jobs:
         if job.type != POISON:
@@ -291,8 +303,11 @@ def poison_harms_only_itself(evidence: Evidence) -> Iterator[Violation]:
         killed = [run.pid for run in evidence.runs_of(job.id) if run.pid in servers]
         if len(killed) > 1:
             yield Violation("poison", f"took the server processes {killed} with it", job.id)
-        if job.crashes > evidence.history.max_crashes:
-            yield Violation("poison", f"has lost {job.crashes} leases", job.id)
+        if job.status == "failed" and job.crashes != evidence.history.max_crashes:
+            yield Violation("poison", f"failed after {job.crashes} crashes", job.id)
+        # The last of them may have been one of its server.
+        if job.status == "failed" and job.error_type != "LeaseLost" and _SIGNAL not in (job.error_message or ""):
+            yield Violation("poison", f"its error does not name {_SIGNAL}: {job.error_message}", job.id)
 
 
 def redis_is_empty(evidence: Evidence) -> Iterator[Violation]:
@@ -305,6 +320,15 @@ def redis_is_empty(evidence: Evidence) -> Iterator[Violation]:
         yield Violation("redis is empty", f"the consumer {consumer} of a dead process is still there")
     if remains.grown_bytes > MAX_GROWN_BYTES:
         yield Violation("redis is empty", f"its memory has grown by {remains.grown_bytes:,} bytes")
+
+
+def buffers_are_bounded(evidence: Evidence) -> Iterator[Violation]:
+    for buffer in evidence.history.buffers:
+        if buffer.most > buffer.bound:
+            yield Violation(
+                "buffers are bounded",
+                f"{buffer.name} of process {buffer.pid} held {buffer.most:,}, its bound is {buffer.bound:,}",
+            )
 
 
 def answers_are_sane(evidence: Evidence) -> Iterator[Violation]:
@@ -326,6 +350,7 @@ INVARIANTS: Final[tuple[Callable[[Evidence], Iterator[Violation]], ...]] = (
     deaths_are_explained,
     poison_harms_only_itself,
     redis_is_empty,
+    buffers_are_bounded,
     answers_are_sane,
 )
 

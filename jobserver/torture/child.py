@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-STOP_SECONDS: Final = 20.0
+STOP_SECONDS: Final = 30.0
 _GUARD: Final = 'read _; kill -9 "$1" 2>/dev/null'
 
 

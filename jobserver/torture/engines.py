@@ -54,9 +54,11 @@ class Engines(Protocol):
         """Ask Redis, without a proxy. Raises RedisError."""
         ...
 
-    async def kill_redis(self) -> None: ...
+    async def kill_redis(self, *, empty: bool) -> None:
+        """SIGKILL it; with `empty` its file is lost too."""
+        ...
 
-    async def start_redis(self, *, empty: bool) -> None:
+    async def start_redis(self) -> None:
         """After a kill."""
         ...
 
@@ -103,12 +105,12 @@ class OwnEngines:
     async def redis(self, *commands: Sequence[object]) -> list[Any]:
         return await ask(self._valkey.port, commands)
 
-    async def kill_redis(self) -> None:
+    async def kill_redis(self, *, empty: bool) -> None:
         await self._valkey.kill()
-
-    async def start_redis(self, *, empty: bool) -> None:
         if empty:
             self._valkey.wipe()
+
+    async def start_redis(self) -> None:
         await self._valkey.start()
 
 
@@ -119,6 +121,7 @@ class EmbeddedEngines:
 
     def __init__(self, folder: Path) -> None:
         self._data: Final = folder / "data"
+        self._lost: Final = folder / "lost"
 
     async def __aenter__(self) -> Self:
         return self
@@ -141,14 +144,18 @@ class EmbeddedEngines:
         except OSError as error:
             raise RedisError(str(error)) from error
 
-    async def kill_redis(self) -> None:
+    async def kill_redis(self, *, empty: bool) -> None:
         [info] = await self.redis(("INFO", "server"))
         [pid] = [int(line.partition(":")[2]) for line in info.splitlines() if line.startswith("process_id:")]
+        if empty:
+            # Taken away while it runs: the server starts the next one at once.
+            shutil.rmtree(self._lost, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                (self._data / "valkey" / "appendonlydir").rename(self._lost)
         signal_to([pid], signal.SIGKILL)
 
-    async def start_redis(self, *, empty: bool) -> None:
+    async def start_redis(self) -> None:
         """The server does that itself; this only waits for it."""
-        del empty
         await _until_answered(self.redis, "the embedded Valkey")
 
     @property

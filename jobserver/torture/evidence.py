@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
 
-from jobserver.store.engine import Database
+from jobserver.store.engine import Database, check_reachable
 from jobserver.store.rows import job_of
 from jobserver.store.tables import attempts, jobs
 from jobserver.stream.keys import GROUP
+from jobserver.torture.check import MAX_GROWN_BYTES
 from jobserver.torture.engines import Engines
 from jobserver.torture.faults import fields
-from jobserver.torture.history import TERMINAL, Attempt, Death, Remains, StoredJob
+from jobserver.torture.history import TERMINAL, Attempt, Remains, StoredJob
 from jobserver.torture.resp import RedisError
 
 PAGE: Final = 2_000
-# A process counts as alive for a minute after its last heartbeat, and the sweep comes every half minute.
-FORGET_SECONDS: Final = 100.0
 
 
 @asynccontextmanager
@@ -67,8 +65,8 @@ async def stored_attempts(database: Database) -> tuple[Attempt, ...]:
         last = rows[-1]["job_id"], rows[-1]["fence"]
 
 
-async def remains(engines: Engines, *, deaths: Sequence[Death], before_bytes: int) -> Remains:
-    """What is left in Redis. Raises RedisError."""
+async def remains(engines: Engines, *, live: Set[int], before_bytes: int) -> Remains:
+    """What is left in Redis, `live` being the server processes that there are. Raises RedisError."""
     entries: dict[str, int] = {}
     pending: dict[str, int] = {}
     delayed: dict[str, int] = {}
@@ -87,12 +85,11 @@ async def remains(engines: Engines, *, deaths: Sequence[Death], before_bytes: in
                     raise
                 continue
             consumers.update(fields(row)["name"] for row in rows)
-    long_dead = {death.pid for death in deaths if death.at < time.time() - FORGET_SECONDS}
     return Remains(
         entries=entries,
         pending=pending,
         delayed=delayed,
-        dead_consumers=tuple(sorted(name for name in consumers if pid_of(name) in long_dead)),
+        dead_consumers=tuple(sorted(name for name in consumers if pid_of(name) not in live)),
         grown_bytes=await used_bytes(engines) - before_bytes,
     )
 
@@ -109,7 +106,21 @@ async def used_bytes(engines: Engines) -> int:
 
 
 def is_empty(left: Remains) -> bool:
+    """Whether no message waits any more."""
     return not any((*left.entries.values(), *left.pending.values(), *left.delayed.values()))
+
+
+def is_settled(left: Remains) -> bool:
+    """Whether nothing is left of what happened."""
+    return is_empty(left) and not left.dead_consumers and left.grown_bytes <= MAX_GROWN_BYTES
+
+
+async def versions(engines: Engines) -> dict[str, str]:
+    """Of the engines. Raises RedisError and ConfigurationError."""
+    [info] = await engines.redis(("INFO", "server"))
+    told = dict(line.partition(":")[::2] for line in info.splitlines())
+    name = next(name for name in ("valkey_version", "redis_version") if name in told)
+    return {"sql": await check_reachable(engines.database_url), "redis": f"{name.partition('_')[0]} {told[name]}"}
 
 
 def pid_of(worker_id: str) -> int:
@@ -140,6 +151,7 @@ def _stored(database: Database, row: Any) -> StoredJob:
         max_retries=job.max_retries,
         crashes=job.crashes,
         error_type=None if job.error is None else job.error.type,
+        error_message=None if job.error is None else job.error.message,
         result_fence=result if isinstance(result, int) else None,
     )
 

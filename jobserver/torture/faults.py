@@ -1,7 +1,7 @@
 """The table of faults: how each is applied and healed, how long it lasts, and what it may explain.
 
 A fault that takes SQL away from all processes explains no lost lease: nobody may reclaim until it was back for a
-full lease.
+full lease. Nor does one of Redis, of the clocks, or of an event loop that is held up within the limit.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Literal
@@ -16,19 +17,28 @@ from typing import Any, Final, Literal
 import msgspec
 
 from jobserver.torture.engines import Engines, OwnEngines
-from jobserver.torture.history import CHILD_DEATH, DEATH, HANDED_BACK, LEASE_LOST
+from jobserver.torture.history import CHILD_DEATH, DEATH, HANDED_BACK, LEASE_LOST, STOPPED
 from jobserver.torture.processes import Processes
 from jobserver.torture.proxy import Mode
 from jobserver.torture.resp import RedisError
-from jobserver.torture.schedule import Event
+from jobserver.torture.schedule import Event, Single
 
 LEASE_SECONDS: Final = 3.0
+# For so long a handler may hold up the event loop and lose nothing.
+MAX_LOOP_BLOCK_SECONDS: Final = 7.0
+CLOCK_OFFSET_SECONDS: Final = 3_600.0
+# A key of Redis that tells whether it came back with its data.
+KEPT: Final = "torture:kept"
 BOTH: Final = frozenset({"postgresql", "embedded"})
 POSTGRESQL: Final = frozenset({"postgresql"})
 
 # Which processes it hit; None for all.
 Pids = frozenset[int] | None
-SubmitSingle = Callable[[Literal["poison", "block"], object], Awaitable[None]]
+SubmitSingle = Callable[[Single, object], Awaitable[None]]
+
+
+class NotInjected(Exception):
+    """A fault did not do what its name says."""
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -50,6 +60,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     seconds: tuple[float, float]
     explains: frozenset[str] = frozenset()
     pairs: frozenset[str] = BOTH
+    # Those of a lane come one after another; of two lanes, two may be under way at once.
+    lane: Literal["redis", "others"] = "others"
 
 
 # Processes.
@@ -82,9 +94,28 @@ async def rolling(stage: Stage, event: Event) -> AsyncIterator[Pids]:
 
 
 @asynccontextmanager
+async def clock_offset(stage: Stage, event: Event) -> AsyncIterator[Pids]:
+    """Both restarts are graceful ones."""
+    offset = CLOCK_OFFSET_SECONDS if event.ahead else -CLOCK_OFFSET_SECONDS
+    before = stage.processes.pid(event.slot)
+    await stage.processes.restart(event.slot, clock_offset_seconds=offset)
+    moved = stage.processes.pid(event.slot)
+    if abs(await stage.processes.clock(event.slot) - time.time() - offset) > CLOCK_OFFSET_SECONDS / 2:
+        raise NotInjected("the server's clock is right")
+    yield frozenset({before, moved})
+    await stage.processes.restart(event.slot)
+
+
+@asynccontextmanager
 async def loop_block(stage: Stage, event: Event) -> AsyncIterator[Pids]:
     await stage.submit_single("block", {"seconds": event.seconds})
     # Its own log tells which process it held up, and when.
+    yield frozenset()
+
+
+@asynccontextmanager
+async def loop_hang(stage: Stage, event: Event) -> AsyncIterator[Pids]:
+    await stage.submit_single("hang", {"seconds": event.seconds})
     yield frozenset()
 
 
@@ -109,22 +140,20 @@ async def script_flush(stage: Stage, event: Event) -> AsyncIterator[Pids]:
     yield None
 
 
-@asynccontextmanager
-async def redis_kill(stage: Stage, event: Event) -> AsyncIterator[Pids]:
-    await stage.engines.kill_redis()
-    try:
-        yield None
-    finally:
-        await stage.engines.start_redis(empty=True)
+def _killed(*, empty: bool) -> Apply:
+    @asynccontextmanager
+    async def apply(stage: Stage, event: Event) -> AsyncIterator[Pids]:
+        await stage.engines.redis(("SET", KEPT, "1", "EX", "600"))
+        await stage.engines.kill_redis(empty=empty)
+        try:
+            yield None
+        finally:
+            await stage.engines.start_redis()
+        [kept] = await stage.engines.redis(("EXISTS", KEPT))
+        if bool(kept) == empty:
+            raise NotInjected(f"Redis came back {'with' if kept else 'without'} its data")
 
-
-@asynccontextmanager
-async def redis_restart(stage: Stage, event: Event) -> AsyncIterator[Pids]:
-    await stage.engines.kill_redis()
-    try:
-        yield None
-    finally:
-        await stage.engines.start_redis(empty=False)
+    return apply
 
 
 @asynccontextmanager
@@ -245,6 +274,7 @@ def _own(stage: Stage) -> OwnEngines:
 
 _LOST: Final = frozenset({LEASE_LOST})
 _DIED: Final = frozenset({LEASE_LOST, DEATH})
+_STOPS: Final = frozenset({STOPPED, HANDED_BACK})
 
 FAULTS: Final[Mapping[str, Fault]] = {
     "sigkill": Fault(
@@ -261,17 +291,31 @@ FAULTS: Final[Mapping[str, Fault]] = {
         apply=rolling,
         says="SIGTERM and restart of one process after the other",
         seconds=(0.0, 0.5),
-        explains=frozenset({DEATH, HANDED_BACK}),
+        explains=_STOPS,
     ),
-    "flushall": Fault(apply=flushall, says="Redis FLUSHALL", seconds=(0.0, 0.5)),
-    "redis_kill": Fault(apply=redis_kill, says="Redis killed, back with nothing", seconds=(0.5, 3.0), pairs=POSTGRESQL),
-    "redis_restart": Fault(apply=redis_restart, says="Redis killed, back with its file", seconds=(0.5, 3.0)),
-    "script_flush": Fault(apply=script_flush, says="Redis SCRIPT FLUSH", seconds=(0.0, 0.5)),
-    "group_destroy": Fault(apply=group_destroy, says="XGROUP DESTROY of every group", seconds=(0.0, 0.5)),
-    "delconsumer": Fault(apply=delconsumer, says="XGROUP DELCONSUMER of every consumer", seconds=(0.0, 0.5)),
-    "client_kill": Fault(apply=client_kill, says="CLIENT KILL of every connection", seconds=(0.0, 0.5)),
-    "client_pause": Fault(apply=client_pause, says="CLIENT PAUSE", seconds=(1.0, 4.0)),
-    "redis_full": Fault(apply=redis_full, says="Redis memory full under noeviction", seconds=(1.0, 4.0)),
+    "clock_offset": Fault(
+        apply=clock_offset,
+        says="a server process is started again with its clock an hour ahead or behind, and later with the right one",
+        seconds=(LEASE_SECONDS, LEASE_SECONDS + 4.0),
+        explains=_STOPS,
+        # The clock of SQLite is that of the process.
+        pairs=POSTGRESQL,
+    ),
+    "flushall": Fault(apply=flushall, says="Redis FLUSHALL", seconds=(0.0, 0.5), lane="redis"),
+    "redis_kill": Fault(
+        apply=_killed(empty=True), says="Redis killed, back with nothing", seconds=(0.5, 3.0), lane="redis"
+    ),
+    "redis_restart": Fault(
+        apply=_killed(empty=False), says="Redis killed, back with its file", seconds=(0.5, 3.0), lane="redis"
+    ),
+    "script_flush": Fault(apply=script_flush, says="Redis SCRIPT FLUSH", seconds=(0.0, 0.5), lane="redis"),
+    "group_destroy": Fault(apply=group_destroy, says="XGROUP DESTROY of every group", seconds=(0.0, 0.5), lane="redis"),
+    "delconsumer": Fault(
+        apply=delconsumer, says="XGROUP DELCONSUMER of every consumer", seconds=(0.0, 0.5), lane="redis"
+    ),
+    "client_kill": Fault(apply=client_kill, says="CLIENT KILL of every connection", seconds=(0.0, 0.5), lane="redis"),
+    "client_pause": Fault(apply=client_pause, says="CLIENT PAUSE", seconds=(1.0, 4.0), lane="redis"),
+    "redis_full": Fault(apply=redis_full, says="Redis memory full under noeviction", seconds=(1.0, 4.0), lane="redis"),
     "pg_restart": Fault(apply=pg_restart, says="PostgreSQL crashes and recovers", seconds=(0.5, 3.0), pairs=POSTGRESQL),
     "pg_terminate": Fault(
         apply=pg_terminate, says="pg_terminate_backend of every connection", seconds=(0.0, 0.5), pairs=POSTGRESQL
@@ -317,7 +361,12 @@ FAULTS: Final[Mapping[str, Fault]] = {
     "loop_block": Fault(
         apply=loop_block,
         says="a handler blocks the event loop for longer than the lease",
-        seconds=(LEASE_SECONDS + 1.0, LEASE_SECONDS + 3.0),
+        seconds=(LEASE_SECONDS + 1.0, LEASE_SECONDS + 2.0),
+    ),
+    "loop_hang": Fault(
+        apply=loop_hang,
+        says="a handler blocks the event loop for longer than --max-loop-block and the lease",
+        seconds=(MAX_LOOP_BLOCK_SECONDS + LEASE_SECONDS + 1.0, MAX_LOOP_BLOCK_SECONDS + LEASE_SECONDS + 2.0),
         explains=_LOST,
     ),
     "poison": Fault(
@@ -327,6 +376,13 @@ FAULTS: Final[Mapping[str, Fault]] = {
         explains=_DIED | {CHILD_DEATH},
     ),
 }
+
+
+def explained_by(event: Event) -> frozenset[str]:
+    """What a fault may be the cause of. The leases are in SQL: no trouble with Redis costs one."""
+    if event.fault.startswith("proxy_") and event.engine == "redis":
+        return frozenset()
+    return FAULTS[event.fault].explains
 
 
 def faults_of(pair: str) -> dict[str, Fault]:

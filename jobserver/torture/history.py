@@ -12,6 +12,8 @@ TERMINAL: Final = frozenset({"completed", "failed", "canceled"})
 LEASE_LOST: Final = "lease lost"
 HANDED_BACK: Final = "handed back"
 DEATH: Final = "death"
+# A death with exit code 0: the end of a graceful stop.
+STOPPED: Final = "stopped"
 CHILD_DEATH: Final = "child death"
 
 
@@ -81,6 +83,7 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int
     crashes: int
     error_type: str | None
+    error_message: str | None
     # The fence that the handler returned as its result.
     result_fence: int | None
 
@@ -102,6 +105,15 @@ class Death(msgspec.Struct, frozen=True):
     started: float
     at: float
     code: int
+
+
+class Buffer(msgspec.Struct, frozen=True, kw_only=True):
+    """An in-memory queue of a process: the most that was seen in it, and its bound."""
+
+    pid: int
+    name: str
+    most: int
+    bound: int
 
 
 class Remains(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +140,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     windows: tuple[Window, ...] = ()
     deaths: tuple[Death, ...] = ()
     remains: Remains = Remains()
+    buffers: tuple[Buffer, ...] = ()
     # Answers that no fault excuses, such as a 500.
     odd_answers: tuple[str, ...] = ()
 

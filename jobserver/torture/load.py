@@ -17,7 +17,7 @@ import msgspec
 
 from jobserver.torture.history import TERMINAL, Command, Sighting, Submit
 from jobserver.torture.processes import Processes
-from jobserver.torture.schedule import Planned, planned_job, single_job
+from jobserver.torture.schedule import Planned, Single, planned_job, single_job
 
 MAX_UNDER_WAY: Final = 64
 MAX_FOLLOWING: Final = 500
@@ -76,7 +76,7 @@ class Load:
         while self._tasks:
             await asyncio.gather(*self._tasks)
 
-    async def submit_single(self, kind: Literal["poison", "block"], payload: object) -> None:
+    async def submit_single(self, kind: Single, payload: object) -> None:
         """A job that is itself a fault."""
         self._singles += 1
         await self._begin(single_job(self._seed, kind, self._singles, payload))

@@ -18,10 +18,14 @@ from typing import Final
 from jobserver.errors import NotRetryable, Snooze
 from jobserver.job.attempt import Attempt
 from jobserver.job.handlers import Handlers
+from jobserver.torture import clock
 from jobserver.torture.history import Run
 
 FOLDER_VARIABLE: Final = "TORTURE_ORACLE"
 REFERENCE: Final = "jobserver.torture.oracle:handlers"
+
+# In a child process of a server whose clock is moved, which starts with a right one.
+clock.shift_as_told()
 
 handlers = Handlers()
 _files: dict[int, int] = {}
@@ -88,6 +92,12 @@ async def block(attempt: Attempt, seconds: float) -> int:
         return attempt.fence
 
 
+@handlers.handler("torture.hang")
+async def hang(attempt: Attempt, seconds: float) -> int:
+    """As `block`, for so long that the process counts as hung."""
+    return await block(attempt, seconds)
+
+
 @handlers.handler("torture.poison")
 async def poison(attempt: Attempt) -> None:
     """Kills the process that runs it."""
@@ -114,7 +124,7 @@ def logged(attempt: Attempt) -> Iterator[None]:
 
 
 def _tell(what: str, attempt: Attempt, word: str) -> None:
-    line = f"{what} {attempt.job_id} {attempt.fence} {os.getpid()} {time.time_ns()} {word}\n"
+    line = f"{what} {attempt.job_id} {attempt.fence} {os.getpid()} {clock.true_time_ns()} {word}\n"
     os.write(_file(), line.encode())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import httpx
 import jobserver
 from jobserver.errors import ConfigurationError
 from jobserver.torture.child import Child
+from jobserver.torture.clock import OFFSET_VARIABLE
 from jobserver.torture.engines import Engines, free_port
 from jobserver.torture.history import Death
 from jobserver.torture.oracle import FOLDER_VARIABLE, REFERENCE
@@ -36,10 +38,12 @@ class Processes:
         self.ports: Final = [free_port() for _ in range(count)]
         self._children: list[Child | None] = [None] * count
         self._started: Final = [0.0] * count
+        self._clock_offsets: Final = [0.0] * count
         self._again: Final = [asyncio.Event() for _ in range(count)]
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = False
         self.deaths: list[Death] = []
+        self.stop_seconds: Final[list[float]] = []
         self.http: Final = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(15.0, connect=2.0))
 
     async def __aenter__(self) -> Self:
@@ -96,16 +100,24 @@ class Processes:
     def log(self, slot: int) -> Path:
         return self._folder / f"server-{slot}.log"
 
-    async def restart(self, slot: int) -> None:
-        """Stop gracefully, and return when its successor is ready."""
+    async def restart(self, slot: int, *, clock_offset_seconds: float = 0.0) -> None:
+        """Stop gracefully, and return when its successor is ready, whose clock is that much ahead."""
         child = self._children[slot]
         if child is None:
             return
+        self._clock_offsets[slot] = clock_offset_seconds
         self._again[slot].clear()
+        began = time.monotonic()
         await child.end(signal.SIGTERM)
+        self.stop_seconds.append(time.monotonic() - began)
         async with asyncio.timeout(START_SECONDS):
             await self._again[slot].wait()
         await self.ready(slot)
+
+    async def clock(self, slot: int) -> float:
+        """What the process takes for the time, in seconds since 1970. Raises httpx.TransportError."""
+        answer = await self.http.get(f"{self.url(slot)}/health")
+        return email.utils.parsedate_to_datetime(answer.headers["date"]).timestamp()
 
     async def _start(self, slot: int) -> None:
         await self._spawn(slot)
@@ -125,15 +137,17 @@ class Processes:
 
     async def _spawn(self, slot: int) -> None:
         self._started[slot] = time.time()
+        offset = self._clock_offsets[slot]
         self._children[slot] = await Child.spawn(
             [
-                *(sys.executable, "-m", "jobserver", "serve", REFERENCE, "--port", str(self.ports[slot])),
+                *(sys.executable, "-m", "jobserver.torture.moved" if offset else "jobserver"),
+                *("serve", REFERENCE, "--port", str(self.ports[slot])),
                 *self._engines.arguments(slot),
                 *self._options,
             ],
             folder=self._folder,
             log=self.log(slot),
-            environment=self._environment(),
+            environment={**self._environment(), **({OFFSET_VARIABLE: str(offset)} if offset else {})},
         )
 
     def _environment(self) -> Mapping[str, str]:

@@ -20,6 +20,9 @@ from jobserver.torture.history import LEASE_LOST, History, Run, Violation, Windo
 
 MAX_SHOWN: Final = 10
 MAX_LINES: Final = 200
+# Invariants whose violation is a write that a newer fence should have refused, and one that is a job done twice.
+_STALE: Final = ("no stale write", "one transition a fence", "terminal stays")
+_DUPLICATES: Final = ("explained", "one run a fence", "one key, one job")
 
 
 class Progress:
@@ -55,19 +58,49 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     longest_until_run_again_seconds: float | None
 
 
+class Fullest(msgspec.Struct, frozen=True):
+    """The most that was seen in an in-memory queue of any process, and its bound."""
+
+    items: int
+    bound: int
+
+
+class Restarts(msgspec.Struct, frozen=True, kw_only=True):
+    """Graceful stops, each followed by a start. `rolling`: how often all processes went through one."""
+
+    rolling: int
+    processes: int
+    longest_stop_seconds: float | None
+    handed_back: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of one torture."""
+    """The figures of one torture.
+
+    `attempts_burned` are those that ended with a lost lease; what is handed back costs none. `client_errors` are
+    what was left after repeating what was refused, reset or answered 503.
+    """
 
     version: str
     machine: str
+    versions: dict[str, str]
     seed: int
     minutes: float
     processes: int
     pair: str
     rate: float
     lease_seconds: float
+    faults: dict[str, int]
+    not_injected: dict[str, int]
     accepted: int
     never_accepted: int
+    client_errors: int
+    lost: int
+    stale_writes_accepted: int
+    stale_writes_rejected: int
+    unexplained_duplicates: int
+    attempts_burned: int
+    restarts: Restarts
     jobs_by_status: dict[str, int]
     attempts_by_outcome: dict[str, int]
     runs: int
@@ -76,9 +109,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     deaths: int
     client: dict[str, int]
     effects: dict[str, Effect]
+    fullest_buffers: dict[str, Fullest]
+    buffer_samples: int
     redis_grown_bytes: int
     logged_tracebacks: int
     quiesced_seconds: float
+    settled_seconds: float
     violations: list[Violation]
 
     @property
@@ -99,15 +135,21 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
 
 
-def report(
-    setup: Setup,
-    history: History,
-    violations: Sequence[Violation],
-    *,
-    counts: Mapping[str, int],
-    tracebacks: int,
-    quiesced_seconds: float,
-) -> Report:
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What the history does not tell. `client` counts answers and repeats, `samples` looks at the metrics."""
+
+    client: dict[str, int]
+    not_injected: dict[str, int]
+    versions: dict[str, str]
+    tracebacks: int
+    quiesced_seconds: float
+    settled_seconds: float
+    stop_seconds: tuple[float, ...]
+    samples: int
+    stale_writes_rejected: int
+
+
+def report(setup: Setup, history: History, violations: Sequence[Violation], measured: Measured) -> Report:
     """The figures of a history."""
     by_job: dict[str, list[Run]] = {}
     for run in sorted(history.runs, key=lambda each: each.started):
@@ -119,6 +161,10 @@ def report(
     )
     after_lost = {(each.job_id, each.fence) for each in history.attempts if each.outcome == "lease_lost"}
     lost = sum((run.job_id, run.fence) in after_lost for run in history.runs)
+    faults = Counter(window.fault for window in history.windows)
+    outcomes = Counter(attempt.outcome for attempt in history.attempts)
+    violated = Counter(violation.invariant for violation in violations)
+    never_accepted = sum(not submit.acknowledged for submit in history.submits)
     return Report(
         version=__version__,
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
@@ -128,21 +174,47 @@ def report(
         pair=setup.pair,
         rate=setup.rate,
         lease_seconds=history.lease_seconds,
+        versions=measured.versions,
+        faults=_sorted(faults),
+        not_injected=_sorted(measured.not_injected),
         accepted=sum(submit.acknowledged for submit in history.submits),
-        never_accepted=sum(not submit.acknowledged for submit in history.submits),
+        never_accepted=never_accepted,
+        client_errors=never_accepted + len(history.odd_answers),
+        lost=violated["lost"] + violated["not terminal"],
+        stale_writes_accepted=sum(violated[name] for name in _STALE),
+        stale_writes_rejected=measured.stale_writes_rejected,
+        unexplained_duplicates=sum(violated[name] for name in _DUPLICATES),
+        attempts_burned=outcomes["lease_lost"],
+        restarts=Restarts(
+            rolling=faults["rolling"],
+            processes=len(measured.stop_seconds),
+            longest_stop_seconds=round(max(measured.stop_seconds), 3) if measured.stop_seconds else None,
+            handed_back=outcomes["handed_back"],
+        ),
         jobs_by_status=_sorted(Counter(job.status for job in history.jobs)),
-        attempts_by_outcome=_sorted(Counter(attempt.outcome for attempt in history.attempts)),
+        attempts_by_outcome=_sorted(outcomes),
         runs=len(history.runs),
         lost_runs=lost,
         overlapping_runs=overlapping,
         deaths=len(history.deaths),
-        client=_sorted(counts),
-        effects={name: _effect(history, name) for name in sorted({window.fault for window in history.windows})},
+        client=_sorted(measured.client),
+        effects={name: _effect(history, name) for name in sorted(faults)},
+        fullest_buffers=_fullest(history),
+        buffer_samples=measured.samples,
         redis_grown_bytes=history.remains.grown_bytes,
-        logged_tracebacks=tracebacks,
-        quiesced_seconds=round(quiesced_seconds, 3),
+        logged_tracebacks=measured.tracebacks,
+        quiesced_seconds=round(measured.quiesced_seconds, 3),
+        settled_seconds=round(measured.settled_seconds, 3),
         violations=list(violations),
     )
+
+
+def _fullest(history: History) -> dict[str, Fullest]:
+    found: dict[str, Fullest] = {}
+    for buffer in history.buffers:
+        most = max(buffer.most, found[buffer.name].items if buffer.name in found else 0)
+        found[buffer.name] = Fullest(most, buffer.bound)
+    return found
 
 
 def _effect(history: History, name: str) -> Effect:
@@ -201,16 +273,28 @@ def show(said: Report, history: History, say: Callable[[str], None]) -> None:
     say(f"attempts    {' · '.join(f'{count:,} {outcome}' for outcome, count in said.attempts_by_outcome.items())}")
     say(f"runs        {said.runs:>9,}, {said.lost_runs} lost with their lease, {said.overlapping_runs} overlapped")
     say(f"processes   {said.deaths:>9,}  ended and started again")
-    say(f"quiesced    {said.quiesced_seconds:>9.1f}  s, Redis memory {said.redis_grown_bytes / 1024:+,.0f} KiB")
+    if said.restarts.processes:
+        say(
+            f"restarts    {said.restarts.processes:>9,}  graceful ones in {said.restarts.rolling} rounds, "
+            f"longest stop {said.restarts.longest_stop_seconds} s, {said.restarts.handed_back} attempts handed back"
+        )
+    say(f"burned      {said.attempts_burned:>9,}  attempts, {said.stale_writes_rejected} stale writes rejected")
+    say(f"clients     {said.client_errors:>9,}  errors after {said.client.get('repeats', 0):,} repeats")
+    fullest = " · ".join(f"{name} {each.items:,} of {each.bound:,}" for name, each in said.fullest_buffers.items())
+    say(f"buffers     {said.buffer_samples:>9,}  looks, fullest: {fullest}")
+    say(
+        f"quiesced    {said.quiesced_seconds:>9.1f}  s, settled {said.settled_seconds:.1f} s, "
+        f"Redis memory {said.redis_grown_bytes / 1024:+,.0f} KiB"
+    )
     if said.logged_tracebacks:
         say(f"tracebacks  {said.logged_tracebacks:>9,}  in the servers' logs")
     if said.effects:
         say("")
-        say(f"{'fault':<16}{'injected':>9}{'longest pause':>15}{'leases lost':>13}{'again after':>13}{'longest':>9}")
+        say(f"{'fault':<20}{'injected':>9}{'longest pause':>15}{'leases lost':>13}{'again after':>13}{'longest':>9}")
         for name, effect in said.effects.items():
             again, longest = effect.median_until_run_again_seconds, effect.longest_until_run_again_seconds
             say(
-                f"{name:<16}{effect.injected:>9}{effect.longest_pause_seconds:>13.1f} s{effect.lost_leases:>13}"
+                f"{name:<20}{effect.injected:>9}{effect.longest_pause_seconds:>13.1f} s{effect.lost_leases:>13}"
                 f"{'' if again is None else f'{again:.1f} s':>13}{'' if longest is None else f'{longest:.1f} s':>9}"
             )
     say("")

@@ -17,6 +17,8 @@ FAILED: Final = frozenset({"failed"})
 
 Engine = Literal["sql", "redis"]
 Follow = Literal["nothing", "cancel", "replay", "look"]
+# Jobs that are themselves faults.
+Single = Literal["poison", "block", "hang"]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     slot: int
     engine: Engine
+    # Whether a clock that is moved goes ahead.
+    ahead: bool
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,13 +48,13 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fault_events(
-    seed: int, durations: Mapping[str, tuple[float, float]], *, seconds: float, processes: int
+    seed: int, lane: str, durations: Mapping[str, tuple[float, float]], *, seconds: float, processes: int
 ) -> list[Event]:
-    """Faults one after another until the time is used up, all of them before any comes again.
+    """The faults of a lane: one after another until the time is used up, all of them before any comes again.
 
     `durations` has the shortest and longest time of each fault to choose from.
     """
-    chosen = random.Random(f"faults {seed}")  # noqa: S311
+    chosen = random.Random(f"faults {seed} {lane}")  # noqa: S311
     events: list[Event] = []
     at = FIRST_SECONDS
     while durations:
@@ -62,6 +66,7 @@ def fault_events(
                 seconds=round(lasts, 3),
                 slot=chosen.randrange(processes),
                 engine=chosen.choice(("sql", "redis")),
+                ahead=chosen.random() < 0.5,
             )
             if at + lasts > seconds:
                 return events
@@ -118,14 +123,14 @@ _KINDS: Final[Mapping[str, tuple[float, dict[str, Any], frozenset[str]]]] = {
 }
 
 
-def single_job(seed: int, kind: Literal["poison", "block"], number: int, payload: object) -> Planned:
+def single_job(seed: int, kind: Single, number: int, payload: object) -> Planned:
     """A job that is itself the fault."""
     return Planned(
         body={
             "type": f"torture.{kind}",
             "payload": payload,
             "priority": "high",
-            "max_retries": 0 if kind == "poison" else 3,
+            "max_retries": 3,
             "idempotency_key": f"torture-{seed}-{kind}-{number}",
         },
         expected=FAILED if kind == "poison" else COMPLETED,

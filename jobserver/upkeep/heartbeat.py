@@ -1,7 +1,7 @@
-"""Heartbeat: says every second that this process lives, and hears what was decided about its jobs.
+"""Heartbeat: a thread that lets the pulse go on while a handler blocks the event loop.
 
-A lease is extended every third of its length. Only a refusal cancels a handler: when SQL does not answer, the
-job goes on, and its end is fenced anyway.
+On connections of its own, one of which holds the lock that proves that this process lives. A loop that does not
+tick for `max_loop_block_seconds` is taken for hung: the beats stop, and other processes get its jobs.
 """
 
 from __future__ import annotations
@@ -9,186 +9,233 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
+import sys
+import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
+from pathlib import Path
+from typing import Final
+from uuid import UUID
 
-import msgspec
-
-from jobserver.errors import DatabaseUnavailable, StreamUnavailable, Unavailable
+from jobserver.errors import Unavailable
+from jobserver.pipeline.execute import job_of_task
 from jobserver.pipeline.held import Holdings
-from jobserver.pipeline.known import Queues, Types
+from jobserver.store.engine import Database
 from jobserver.store.jobs import JobStore
 from jobserver.store.workers import WorkerStore
-from jobserver.stream.jobs import JobStream
+from jobserver.telemetry import Telemetry
 from jobserver.upkeep.loop import Loop
+from jobserver.upkeep.pulse import BEAT_SECONDS, Identity, Pulse
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 1.0
-TYPES_EVERY_BEATS = 3
-
-
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process says of itself once."""
-
-    worker_id: str
-    version: str
-    concurrency: int
-    queues: tuple[str, ...] | None
-    types: tuple[str, ...]
-    host: str = msgspec.field(default_factory=socket.gethostname)
-    pid: int = msgspec.field(default_factory=os.getpid)
+WATCH_SECONDS: Final = 0.5
+BLOCKED_SECONDS: Final = 1.0
+# A sleep that ends so much too late was none: the whole process was paused.
+PAUSED_SECONDS: Final = 0.5
+_START_SECONDS: Final = 20.0
+_CLOSE_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 0.5
 
 
 class Heartbeat:
-    """Owns the beat, the leases' loop and the ear for wake-ups."""
+    """Owns the thread. Started and closed on the event loop that it watches."""
 
     def __init__(
         self,
-        store: JobStore,
-        workers: WorkerStore,
-        stream: JobStream,
+        database: Database,
         holdings: Holdings,
-        queues: Queues,
-        types: Types,
         identity: Identity,
+        telemetry: Telemetry,
         *,
         lease_seconds: float,
-        busy: Callable[[], int],
+        max_loop_block_seconds: float,
     ) -> None:
-        self._store = store
-        self._workers = workers
-        self._stream = stream
-        self._holdings = holdings
-        self._queues = queues
-        self._types = types
-        self._identity = identity
+        self._database = database
+        self._telemetry = telemetry
         self._lease_seconds = lease_seconds
-        self._busy = busy
-        self._beats = 0
-        self._steady_since: float | None = None
-        self._last_now: datetime | None = None
-        # So long may pass between two beats before others may have missed the time to extend a lease.
-        self._longest_seconds = max(2 * BEAT_SECONDS, lease_seconds / 3)
-        self._last_beat: float | None = None
-        self._expected: float | None = None
-        self.loop_lag_seconds = 0.0
-        self.draining = False
-        self.beat = Loop("heartbeat", BEAT_SECONDS, self._beat)
-        self.leases = Loop("leases", lease_seconds / 3, self._extend)
-        self._ear: asyncio.Task[None] | None = None
+        self._max_block_seconds = max_loop_block_seconds
+        self._holdings = holdings
+        self.pulse = Pulse(holdings, identity, lease_seconds=lease_seconds, refuse=self._refuse)
+        self._watched: asyncio.AbstractEventLoop | None = None
+        self._watched_thread = 0
+        self._thread: threading.Thread | None = None
+        self._first: asyncio.Future[None] | None = None
+        self._ended: asyncio.Event | None = None
+        # Of the thread's own loop.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._beat: Loop | None = None
+        # The question to the watched loop that is under way, and when it answered.
+        self._asked = 0.0
+        self._ticked = 0.0
+        self._blocked: tuple[str, str | None, str] | None = None
+        self._hung = False
+
+    # On the watched loop.
 
     async def start(self) -> None:
         """The first beat comes before anything is claimed. Raises DatabaseUnavailable."""
-        await self._beat()
-        self.beat.start()
-        self.leases.start()
-        self._ear = asyncio.create_task(self._listen(), name="upkeep wakes")
+        self._watched = asyncio.get_running_loop()
+        self._watched_thread = threading.get_ident()
+        self._first = self._watched.create_future()
+        self._ended = asyncio.Event()
+        # A daemon: whatever it waits for, it does not keep the process.
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+        async with asyncio.timeout(_START_SECONDS):
+            await self._first
 
     async def close(self) -> None:
         """Stop, and say so: the process is not alive any more."""
-        if self._ear is not None:
-            self._ear.cancel()
-            await asyncio.gather(self._ear, return_exceptions=True)
-        await self.leases.close()
-        await self.beat.close()
-        with contextlib.suppress(Unavailable):
-            await self._say(stopped=True)
-
-    def may_reclaim(self) -> bool:
-        """Whether own heartbeats have succeeded for a full lease: after an outage every lease looks over."""
-        return (
-            self._steady_since is not None
-            and not self._broken()
-            and time.monotonic() - self._steady_since >= self._lease_seconds
-        )
-
-    def _broken(self) -> bool:
-        """Whether the last beat is too long ago for a judgement about the leases of others."""
-        return self._last_beat is None or time.monotonic() - self._last_beat > self._longest_seconds
-
-    async def _beat(self) -> float | None:
-        started = time.monotonic()
-        if self._expected is not None:
-            self.loop_lag_seconds = max(0.0, started - self._expected)
-        try:
-            now = await self._say(stopped=False)
-        except Unavailable:
-            self._steady_since = None
-            raise
-        if self._last_now is not None and (now - self._last_now).total_seconds() > self._longest_seconds:
-            # The database's clock jumped: leases look over, and are not.
-            self._steady_since = None
-        self._last_now = now
-        if self._steady_since is None or self._broken():
-            self._steady_since = time.monotonic()
-        self._last_beat = time.monotonic()
-        await self._queues.refresh()
-        if self._holdings:
-            for job_id, fence in await self._store.cancel_requests(self._identity.worker_id):
-                self._holdings.cancel(job_id, fence)
-            await self._save_progress()
-        if self._beats % TYPES_EVERY_BEATS == 0:
-            await self._types.refresh()
-        self._beats += 1
-        delay = max(0.05, BEAT_SECONDS - (time.monotonic() - started))
-        self._expected = time.monotonic() + delay
-        return delay
-
-    async def _say(self, *, stopped: bool) -> datetime:
-        return await self._workers.beat(
-            self._identity.worker_id,
-            host=self._identity.host,
-            pid=self._identity.pid,
-            version=self._identity.version,
-            draining=self.draining,
-            stopped=stopped,
-            concurrency=self._identity.concurrency,
-            running=self._busy(),
-            loop_lag_seconds=self.loop_lag_seconds,
-            queues=self._identity.queues,
-            types=self._identity.types,
-        )
-
-    async def _save_progress(self) -> None:
-        said = [held for held in self._holdings if held.progress is not None]
-        if not said:
+        if self._thread is None or self._ended is None:
             return
-        sent = [(held.job.id, held.job.fence, held.progress) for held in said if held.progress is not None]
-        await self._store.save_progress(sent)
-        for held, (_, _, progress) in zip(said, sent, strict=True):
-            if held.progress is progress:
-                held.progress = None
+        if self._loop is not None and self._stop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._stop.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._ended.wait()
 
-    async def _extend(self) -> float | None:
-        held = self._holdings.fences()
-        if not held:
-            return None
+    def drain(self) -> None:
+        """Say at once that this process takes no more jobs."""
+        self.pulse.draining = True
+        if self._loop is not None and self._beat is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._beat.wake)
+
+    @property
+    def loop_lag_seconds(self) -> float:
+        """How late the loop answered last, or is by now."""
+        return self.pulse.loop_lag_seconds
+
+    def _tick(self) -> None:
+        self._ticked = time.monotonic()
+
+    # On the thread.
+
+    def _run(self) -> None:
         try:
-            still_ours = await self._store.extend_leases(held, lease_seconds=self._lease_seconds)
-        except DatabaseUnavailable as error:
-            # At once again, on another connection: one that stalls must not cost the leases.
-            logger.warning("leases_not_extended", extra={"jobs": len(held), "error": str(error)})
-            return min(0.5, self._lease_seconds / 10)
-        for job_id, fence in held:
-            if job_id not in still_ours:
-                # One that ended meanwhile is not held any more, and then this does nothing.
-                self._holdings.refuse(job_id, fence)
-        return None
+            asyncio.run(self._live())
+        except Exception:
+            logger.exception("upkeep_failed", extra={"loop": "heartbeat"})
+        finally:
+            self._tell(self._note_end)
 
-    async def _listen(self) -> None:
-        """Cancels reach a running job at once through Redis; without it the next beat brings them."""
-        while True:
+    def _note_end(self) -> None:
+        if self._ended is not None:
+            self._ended.set()
+        if self._first is not None and not self._first.done():
+            self._first.set_exception(RuntimeError("the heartbeat did not start"))
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        # A connection each: a lease that waits for a row must not hold up the beat.
+        presence = self._database.sibling(keepalive_seconds=5)
+        leases = self._database.sibling()
+        workers, store = WorkerStore(presence), JobStore(leases)
+        self._beat = Loop("heartbeat", BEAT_SECONDS, lambda: self._beat_step(workers))
+        lease = Loop("leases", self._lease_seconds / 3, lambda: self._lease_step(store))
+        watch = asyncio.create_task(self._watch(), name="watch")
+        try:
             try:
-                async with self._stream.listening() as wakes:
-                    while True:
-                        if any(self._holdings.get(job_id) for job_id in await wakes.next()):
-                            self.beat.wake()
-            except StreamUnavailable as error:
-                logger.debug("wakes_unavailable", extra={"error": str(error)})
-            except Exception:
-                logger.exception("upkeep_failed", extra={"loop": "wakes"})
-            await asyncio.sleep(BEAT_SECONDS)
+                await self.pulse.beat(workers)
+            except Exception as error:
+                self._tell(self._answer_start, error)
+                return
+            self._tell(self._answer_start, None)
+            self._beat.start()
+            lease.start()
+            await self._stop.wait()
+            await lease.close(within_seconds=1.0)
+            await self._beat.close(within_seconds=1.0)
+            with contextlib.suppress(Unavailable):
+                await self.pulse.beat(workers, stopped=True)
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            await presence.close()
+            await leases.close()
+
+    def _answer_start(self, error: Exception | None) -> None:
+        if self._first is None or self._first.done():
+            return
+        if error is None:
+            self._first.set_result(None)
+        else:
+            self._first.set_exception(error)
+
+    async def _beat_step(self, workers: WorkerStore) -> float | None:
+        if self._hung:
+            return None
+        started = time.monotonic()
+        try:
+            await self.pulse.beat(workers)
+        except Unavailable as error:
+            logger.warning("heartbeat_failed", extra={"error": str(error)})
+            return _AGAIN_SECONDS
+        return max(0.05, BEAT_SECONDS - (time.monotonic() - started))
+
+    async def _lease_step(self, store: JobStore) -> float | None:
+        return None if self._hung else await self.pulse.extend(store)
+
+    def _refuse(self, job_id: UUID, fence: int) -> None:
+        if self._thread is None:
+            # Not started: somebody takes the steps by hand, on the loop.
+            self._holdings.refuse(job_id, fence)
+        self._tell(self._holdings.refuse, job_id, fence)
+
+    def _tell(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call something on the watched loop, which may be closed by now."""
+        if self._watched is not None:
+            with contextlib.suppress(RuntimeError):
+                self._watched.call_soon_threadsafe(call, *arguments)
+
+    async def _watch(self) -> None:
+        """Ask the loop for a tick again and again: how late it answers is its lag."""
+        self._ask(time.monotonic())
+        while True:
+            slept, busy = time.monotonic(), time.process_time()
+            await asyncio.sleep(WATCH_SECONDS)
+            now = time.monotonic()
+            late = now - slept - WATCH_SECONDS
+            if late > PAUSED_SECONDS and time.process_time() - busy < late / 2:
+                # The whole process was paused: that is not the loop's fault.
+                self._asked += late
+            self.look(now)
+
+    def _ask(self, now: float) -> None:
+        self._asked = now
+        self._tell(self._tick)
+
+    def look(self, now: float) -> None:
+        """Judge the loop by its last answer."""
+        answered = self._ticked >= self._asked
+        lag = max(0.0, (self._ticked if answered else now) - self._asked)
+        self.pulse.loop_lag_seconds = lag
+        if lag > BLOCKED_SECONDS and self._blocked is None and not answered:
+            self._blocked = self._culprit()
+            kind, job_id, at = self._blocked
+            self._telemetry.loop_blocked(kind, job_id, at, lag)
+        if answered:
+            if self._blocked is not None:
+                kind, job_id, at = self._blocked
+                self._telemetry.loop_free(kind, job_id, at, lag)
+                self._blocked = None
+            self._hung = False
+            self._ask(now)
+        elif lag > self._max_block_seconds and not self._hung:
+            self._hung = True
+            self._telemetry.warn("event_loop_hung", seconds=round(lag, 3), at=self._culprit()[2])
+            # Beats and leases stop: what this process holds may be run by others.
+
+    def _culprit(self) -> tuple[str, str | None, str]:
+        """Type and id of the job whose handler runs on the loop ("" when none does), and the line where it is."""
+        task = None if self._watched is None else asyncio.current_task(self._watched)
+        kind, job_id = job_of_task(task.get_name() if task is not None else "") or ("", None)
+        frame = sys._current_frames().get(self._watched_thread)
+        at = "unknown"
+        if frame is not None:
+            at = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+        return kind, job_id, at

@@ -9,6 +9,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from jobserver.errors import Unavailable
+from jobserver.pipeline.lasting import lasting
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ class Loop:
         self._unavailable = False
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"upkeep {self.name}")
+        name = f"upkeep {self.name}"
+        self._task = asyncio.create_task(lasting(name, self._run), name=name)
 
     def wake(self) -> None:
         """Take the next step now."""

@@ -1,7 +1,8 @@
-"""Reclaim: takes back running jobs whose lease is over, and messages of processes that died.
+"""Reclaim: takes back running jobs whose process is dead or whose lease is over, and messages of dead processes.
 
 The lease in SQL arbitrates. A process reclaims only after its own heartbeats have succeeded for a full lease:
-after an outage of the database every lease looks over, and none is.
+after an outage of the database every lease looks over, and none is. On PostgreSQL a death is noticed before: the
+lock of a dead process is free, because its connection has ended, and it is silent.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from jobserver.pipeline.deliver import Deliveries, message_of
 from jobserver.pipeline.held import Holdings
 from jobserver.pipeline.known import Queues
 from jobserver.pipeline.waiting import Waiters
-from jobserver.store.jobs import JobStore, Lost, Settlement
+from jobserver.store.jobs import JobStore, Lost, Moved, Settlement
 from jobserver.store.workers import WorkerStore
 from jobserver.stream.jobs import Dead, JobStream, Stream
 from jobserver.telemetry import Telemetry
 from jobserver.upkeep.loop import Loop
+from jobserver.upkeep.pulse import SILENT_SECONDS
 
 INTERVAL_SECONDS: Final = 1.0
+DEATHS_SECONDS: Final = 0.5
 SWEEP_SECONDS: Final = 30.0
 LIMIT: Final = 200
 _ALIVE_SECONDS: Final = 60.0
 
 
 class Reclaim:
-    """Owns two loops: jobs by their leases in SQL, messages by XAUTOCLAIM."""
+    """Owns three loops: jobs of the dead, jobs by their leases in SQL, messages by XAUTOCLAIM."""
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Reclaim:
         worker_id: str,
         lease_seconds: float,
         may_reclaim: Callable[[], bool],
+        may_judge: Callable[[], bool],
     ) -> None:
         self._store = store
         self._workers = workers
@@ -63,10 +67,38 @@ class Reclaim:
         self._worker_id = worker_id
         self._lease_seconds = lease_seconds
         self._may_reclaim = may_reclaim
+        self._may_judge = may_judge
         self._cursors: dict[Stream, str] = {}
         self._swept = time.monotonic()
+        self.deaths = Loop("reclaim from the dead", DEATHS_SECONDS, self._deaths_step)
         self.jobs = Loop("reclaim jobs", INTERVAL_SECONDS, self._jobs_step)
         self.messages = Loop("reclaim messages", max(1.0, lease_seconds / 5), self._messages_step)
+
+    async def _deaths_step(self) -> float | None:
+        if self._may_judge():
+            await self.from_dead()
+        return None
+
+    async def from_dead(self) -> int:
+        """Take back the jobs of processes that are proven dead, those of this one not. Returns how many were won."""
+        won = 0
+        for worker_id in await self._workers.silent(seconds=SILENT_SECONDS):
+            if worker_id != self._worker_id:
+                won += await self._from(worker_id)
+        return won
+
+    async def _from(self, dead: str) -> int:
+        won = 0
+        while True:
+            taken = await self._store.take_from_dead(
+                dead, self._end_of_dead, silent_seconds=SILENT_SECONDS, limit=LIMIT
+            )
+            self._tell(taken)
+            won += len(taken)
+            if len(taken) < LIMIT:
+                if won:
+                    self._telemetry.warn("worker_died", dead=dead, jobs=won)
+                return won
 
     async def _jobs_step(self) -> float | None:
         if not self._may_reclaim():
@@ -100,13 +132,24 @@ class Reclaim:
     async def _take_back(self, lost: Sequence[Lost], *, lease_over: bool) -> int:
         if not lost:
             return 0
-        settlements = []
-        for each in lost:
-            error = bounded_error("LeaseLost", f"the process {each.worker_id} did not report before its lease ended")
-            transition = decide(each.job, LeaseLost(error), self._policy, random.random())  # noqa: S311
-            settlements.append(Settlement(each.job.id, each.job.fence, transition, lease_over=lease_over))
-        moves = await self._store.settle(settlements)
+        ends = self._end_of_silent if lease_over else self._end_of_dead
+        moves = await self._store.settle([ends(each) for each in lost])
         won = [(each, moved) for each, moved in zip(lost, moves, strict=True) if moved is not None]
+        self._tell(won)
+        return len(won)
+
+    def _end_of_silent(self, lost: Lost) -> Settlement:
+        return self._end(lost, f"the process {lost.worker_id} did not report before its lease ended", lease_over=True)
+
+    def _end_of_dead(self, lost: Lost) -> Settlement:
+        return self._end(lost, f"the process {lost.worker_id} died", lease_over=False)
+
+    def _end(self, lost: Lost, message: str, *, lease_over: bool) -> Settlement:
+        outcome = LeaseLost(bounded_error("LeaseLost", message))
+        transition = decide(lost.job, outcome, self._policy, random.random())  # noqa: S311
+        return Settlement(lost.job.id, lost.job.fence, transition, lease_over=lease_over)
+
+    def _tell(self, won: Sequence[tuple[Lost, Moved]]) -> None:
         for each, moved in won:
             self._telemetry.reclaimed(each.job, moved, each.worker_id)
             if moved.status in TERMINAL:
@@ -115,7 +158,6 @@ class Reclaim:
         self._deliveries.bury(
             Dead(moved.job_id, moved.fence, moved.type) for _, moved in won if moved.status is Status.FAILED
         )
-        return len(won)
 
     async def _messages_step(self) -> float | None:
         if self._consumers is not None and not self._consumers.draining:

@@ -29,8 +29,8 @@ class Sample:
         self._stream_up = False
         self.loop = Loop("sample", INTERVAL_SECONDS, self.step)
         metrics = telemetry.metrics
-        metrics.shared_gauge("jobs", "Jobs by queue and status.", ("queue", "status"), self._jobs)
-        metrics.shared_gauge("oldest_waiting_seconds", "Age of the oldest job that is due.", ("queue",), self._oldest)
+        metrics.gauges("jobs", "Jobs by queue and status.", ("queue", "status"), self._jobs)
+        metrics.gauges("oldest_waiting_seconds", "Age of the oldest job that is due.", ("queue",), self._oldest)
         metrics.gauge("dead_letters", "Jobs that failed for good.", lambda: self._count(Status.FAILED))
         metrics.gauge("workers_alive", "Processes with a recent heartbeat.", self._workers)
         metrics.gauge("stream_entries", "Messages in the job streams.", lambda: self._sizes.entries)

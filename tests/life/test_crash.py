@@ -72,11 +72,11 @@ async def test_a_job_that_kills_its_process_does_so_once(anywhere: Serve, notes:
     second = await anywhere(*arguments)
     notes.open_gate()
     job = await second.finished(poison, within=40)
-    # The second and third run took nothing with them but a child process, and are failures like any other.
-    assert (job["status"], job["crashes"], job["retry_count"], job["attempt"]) == ("failed", 1, 1, 3)
+    # The second and third run took nothing with them but a child process.
+    assert (job["status"], job["crashes"], job["retry_count"], job["attempt"]) == ("failed", 3, 0, 3)
     assert job["error"]["type"] == "ProcessDied"
     assert "SIGKILL" in job["error"]["message"]
-    assert await second.outcomes(poison) == ["lease_lost", "retrying", "failed"]
+    assert await second.outcomes(poison) == ["lease_lost", "lease_lost", "lease_lost"]
     pids = [note["pid"] for note in notes.of(poison)]
     assert pids[0] == first.pid
     assert second.pid not in pids
@@ -107,7 +107,7 @@ async def test_a_job_whose_process_dies_too_often_has_failed(fleet: Serve, notes
 
 
 async def test_a_child_that_is_killed_fails_its_own_job_only(fleet: Serve, notes: Notes) -> None:
-    server = await fleet("--processes", "2", "--workers", "4")
+    server = await fleet("--processes", "2", "--workers", "4", "--max-crashes", "1")
     killed, neighbour = await asyncio.gather(
         *(server.submit("gated.process", notes.gated, max_retries=0) for _ in range(2))
     )
@@ -116,7 +116,8 @@ async def test_a_child_that_is_killed_fails_its_own_job_only(fleet: Serve, notes
     [child] = [each for each in server.children if each.pid == note["pid"]]
     child.kill()
     job = await server.finished(killed)
-    assert (job["status"], job["error"]["type"], job["crashes"]) == ("failed", "ProcessDied", 0)
+    assert (job["status"], job["error"]["type"], job["crashes"]) == ("failed", "ProcessDied", 1)
+    assert "was killed by SIGKILL" in job["error"]["message"]
     notes.open_gate()
     assert (await server.finished(neighbour))["status"] == "completed"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from jobserver.job.model import Claimed, Outcome, Priority, Progress, Raised
+from jobserver.job.model import Claimed, LeaseLost, Outcome, Priority, Progress, Raised
 from jobserver.pipeline.execute import Executor, ExecutorOptions
 from jobserver.pipeline.running import Running
 from tests.pipeline.sample_handlers import handlers
@@ -74,6 +74,13 @@ class Recorded:
 
     async def run(self, job_type: str, payload: object = None, **fields: Any) -> Outcome:
         return await self.executor.run(Running(claimed(job_type, payload, **fields)))
+
+
+def crash_of(outcome: Outcome) -> str:
+    """What is said of the child process that died."""
+    assert isinstance(outcome, LeaseLost), outcome
+    assert outcome.error.type == "ProcessDied"
+    return outcome.error.message
 
 
 def error_of(outcome: Outcome) -> tuple[str, bool]:

@@ -16,7 +16,8 @@ import pytest
 
 from jobserver.job.model import Canceled, HandedBack, Outcome, Raised, Returned
 from jobserver.pipeline.running import CancelReason, Running
-from tests.pipeline.attempts import REFERENCE, Recorded, claimed, error_of
+from tests.engines import eventually
+from tests.pipeline.attempts import REFERENCE, Recorded, claimed, crash_of, error_of
 
 
 @pytest.fixture
@@ -59,9 +60,7 @@ async def test_a_child_calls_its_setup_first() -> None:
 @pytest.mark.parametrize(("how", "fate"), [("exit", "exited with status 3"), ("kill", "SIGKILL"), ("abort", "SIGABRT")])
 async def test_a_dead_child_fails_its_own_job_and_is_replaced(recorded: Recorded, how: str, fate: str) -> None:
     outcome = await recorded.run("process.dies", {"how": how})
-    assert error_of(outcome) == ("ProcessDied", True)
-    assert isinstance(outcome, Raised)
-    assert fate in outcome.error.message
+    assert fate in crash_of(outcome)
     assert isinstance(await recorded.run("process"), Returned)
 
 
@@ -79,7 +78,7 @@ async def test_a_child_that_died_while_it_was_idle_costs_no_job(recorded: Record
 
 async def test_a_child_that_sends_garbage_is_killed(recorded: Recorded) -> None:
     outcome = await recorded.run("process.garbage")
-    assert error_of(outcome) == ("ProcessDied", True)
+    assert "sent what is not a frame" in crash_of(outcome)
     assert isinstance(await recorded.run("process"), Returned)
 
 
@@ -156,7 +155,30 @@ async def test_a_suspect_runs_in_a_child_whatever_its_handler_is(recorded: Recor
 
 async def test_a_poisonous_suspect_takes_only_its_child_with_it(recorded: Recorded) -> None:
     outcome = await recorded.run("suspect.dies", crashes=1)
-    assert error_of(outcome) == ("ProcessDied", True)
+    assert "exited with status 9" in crash_of(outcome)
+
+
+async def test_the_suspects_of_a_dead_process_wait_for_nobody() -> None:
+    async with Recorded(references=(REFERENCE,), processes=1, isolated=20) as recorded:
+        runs = [asyncio.create_task(recorded.run("process.async", {"seconds": 0.5}, crashes=1)) for _ in range(20)]
+        async with asyncio.timeout(30):
+            while len(recorded.executor.child_pids) < 20:
+                await asyncio.sleep(0.005)
+        assert len({result_of(await run)["pid"] for run in runs}) == 20
+        # No more of them are kept than for those that want one.
+        await eventually(lambda: len(recorded.executor.child_pids) == 1)
+
+
+async def test_the_end_of_the_template_is_a_crash_of_what_runs_and_no_more(recorded: Recorded) -> None:
+    run = asyncio.create_task(recorded.run("process.stubborn"))
+    await until_progress(recorded)
+    [child] = recorded.executor.child_pids
+    template = psutil.Process(child).parent()
+    assert template is not None
+    template.kill()
+    assert "stopped answering" in crash_of(await run)
+    await eventually(lambda: not psutil.pid_exists(child))
+    assert isinstance(await recorded.run("process"), Returned)
 
 
 @pytest.mark.parametrize(

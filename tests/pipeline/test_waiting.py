@@ -76,7 +76,8 @@ async def test_an_end_of_another_process_is_seen_by_looking(store: JobStore, wai
 async def test_a_job_that_is_deleted_meanwhile_is_not_found(store: JobStore, waiters: Waiters) -> None:
     job_id = await job_in(store, Status.QUEUED)
     waiting = asyncio.create_task(waiters.wait(job_id, 60))
-    await eventually(lambda: job_id in waiters._waiting)
+    # Its own first look must not come between the end and the deletion.
+    await eventually(lambda: waiters._looker is not None)
     await settled(store, await claimed(store, job_id), raised(retryable=False))
     await store.delete_failed([job_id])
     with pytest.raises(NotFound):
@@ -149,3 +150,11 @@ async def test_waiters_are_bounded(store: JobStore, waiters: Waiters, monkeypatc
     async with asyncio.timeout(10):
         assert [(await each).status for each in waiting] == [Status.QUEUED] * 2
     assert waiters._count == 0
+
+
+async def test_who_asks_while_the_server_stops_is_not_made_to_wait(store: JobStore, waiters: Waiters) -> None:
+    # On a connection that was open before: HTTP ends only after those who waited have been told.
+    job_id = await job_in(store, Status.QUEUED)
+    await waiters.close()
+    async with asyncio.timeout(5):
+        assert (await waiters.wait(job_id, 60)).status is Status.QUEUED

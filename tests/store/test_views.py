@@ -17,7 +17,7 @@ from jobserver.store.engine import Database
 from jobserver.store.jobs import JobStore
 from jobserver.store.views import Views
 from jobserver.store.workers import WorkerStore
-from tests.jobs import claimed, inserted, job_in, raised, settled, submission
+from tests.jobs import beat_of, claimed, inserted, job_in, raised, settled, submission
 
 
 async def pages(views: Views, wanted: JobFilter, limit: int) -> list[UUID]:
@@ -220,17 +220,7 @@ async def test_workers_are_alive_while_they_beat(
 
     async def beat(worker_id: str, *, stopped: bool = False, queues: tuple[str, ...] | None = None) -> None:
         await workers.beat(
-            worker_id,
-            host="h",
-            pid=1,
-            version="1",
-            draining=stopped,
-            stopped=stopped,
-            concurrency=4,
-            running=2,
-            loop_lag_seconds=0.5,
-            queues=queues,
-            types=("a", "b"),
+            beat_of(worker_id, stopped=stopped, draining=stopped, queues=queues, types=("a", "b"), concurrency=4)
         )
 
     await beat("one")

@@ -127,7 +127,7 @@ def test_gauges_are_read_when_they_are_scraped() -> None:
     def rows() -> Iterable[tuple[tuple[str, ...], float]]:
         yield ("a",), value
 
-    metrics.shared_gauge("levels", "Levels.", ("of",), rows)
+    metrics.gauges("levels", "Levels.", ("of",), rows)
     assert samples(metrics, "jobserver_level") == {(): 1.0}
     value = 2.0
     assert samples(metrics, "jobserver_level") == {(): 2.0}

@@ -10,7 +10,9 @@ from jobserver.torture.history import (
     DEATH,
     HANDED_BACK,
     LEASE_LOST,
+    STOPPED,
     Attempt,
+    Buffer,
     Command,
     Death,
     History,
@@ -62,6 +64,7 @@ def stored(job_id: str, status: str, fence: int, **fields: object) -> StoredJob:
         max_retries=3,
         crashes=0,
         error_type=None,
+        error_message=None,
         result_fence=fence - 1 if status == "completed" else None,
     )
     return msgspec.structs.replace(row, **fields)
@@ -113,6 +116,38 @@ def good() -> History:
     )
 
 
+def poisoned() -> History:
+    """A job that took its process with it, and then two children."""
+    died = {"error_type": "ProcessDied", "pid": 12}
+    return History(
+        lease_seconds=2.0,
+        max_crashes=3,
+        submits=(submit("poison", FAILED, type="torture.poison"),),
+        runs=tuple(run("poison", fence, how="", ended=None, pid=pid) for fence, pid in ((1, 11), (3, 21), (5, 22))),
+        attempts=(
+            attempt("poison", 1, 1, "lease_lost", error_type="LeaseLost"),
+            attempt("poison", 3, 2, "lease_lost", **died),
+            attempt("poison", 5, 3, "lease_lost", **died),
+        ),
+        jobs=(
+            stored(
+                *("poison", "failed", 6),
+                type="torture.poison",
+                attempt=3,
+                crashes=3,
+                error_type="ProcessDied",
+                error_message="the child process was killed by SIGKILL",
+            ),
+        ),
+        windows=(
+            Window(
+                fault="poison", start=101.0, end=101.0, pids=frozenset({11}), explains=frozenset({LEASE_LOST, DEATH})
+            ),
+        ),
+        deaths=(Death(11, 90.0, 101.1, -9),),
+    )
+
+
 def without(history: History, field: str, number: int) -> History:
     rows = list(getattr(history, field))
     del rows[number]
@@ -129,8 +164,9 @@ def added(history: History, field: str, *rows: object) -> History:
     return msgspec.structs.replace(history, **{field: (*getattr(history, field), *rows)})
 
 
-def test_a_history_in_which_all_went_well_has_no_violation() -> None:
-    assert check(good()) == []
+@pytest.mark.parametrize("history", [good(), poisoned()], ids=["good", "poisoned"])
+def test_a_history_in_which_all_went_well_has_no_violation(history: History) -> None:
+    assert check(history) == []
 
 
 PLANTED = {
@@ -191,6 +227,38 @@ PLANTED = {
     "two runs at once without a fault": ("explained", changed(good(), "runs", 3, ended=110.0, pid=12)),
     "a process died by itself": ("explained", changed(good(), "deaths", 0, pid=12)),
     "a process ended with a code of its own": ("explained", added(good(), "deaths", Death(12, 110.0, 120.0, 2))),
+    "a graceful stop had to be ended by a kill": (
+        "explained",
+        added(
+            added(good(), "deaths", Death(12, 90.0, 101.0, -9)),
+            "windows",
+            Window(fault="rolling", start=100.0, end=110.0, pids=frozenset({12}), explains=frozenset({STOPPED})),
+        ),
+    ),
+    "a job was retried whose handler returned": (
+        "no stale write",
+        changed(good(), "attempts", 0, outcome="retrying", error_type="Timeout"),
+    ),
+    "a job was failed whose handler was not heard": (
+        "no stale write",
+        changed(good(), "runs", 3, how="cancelled"),
+    ),
+    "poison was given up too early": (
+        "poison",
+        changed(poisoned(), "jobs", 0, crashes=2),
+    ),
+    "poison does not tell what killed it": (
+        "poison",
+        changed(poisoned(), "jobs", 0, error_message="the child process stopped answering"),
+    ),
+    "a child of another job died": (
+        "explained",
+        changed(changed(poisoned(), "jobs", 0, type="torture.work"), "submits", 0, type="torture.work"),
+    ),
+    "an in-memory queue was too full": (
+        "buffers are bounded",
+        added(good(), "buffers", Buffer(pid=11, name="deliveries", most=50_001, bound=50_000)),
+    ),
     "poison killed twice": (
         "poison",
         added(
@@ -252,6 +320,14 @@ ALLOWED = {
         windows=(SIGKILL,),
     ),
     "a server that does not start without its engines": added(good(), "deaths", Death(12, 101.0, 101.5, 2)),
+    "a graceful stop": added(
+        added(good(), "deaths", Death(12, 90.0, 101.0, 0)),
+        "windows",
+        Window(fault="rolling", start=100.0, end=110.0, pids=frozenset({12}), explains=frozenset({STOPPED})),
+    ),
+    "an in-memory queue that is full": added(
+        good(), "buffers", Buffer(pid=11, name="deliveries", most=50_000, bound=50_000)
+    ),
     "two runs at once after a fault": changed(good(), "runs", 1, ended=106.0, how="returned"),
 }
 

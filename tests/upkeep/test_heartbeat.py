@@ -1,144 +1,44 @@
-"""Heartbeats keep what is ours, let go of what is not, and say when leases may be judged."""
+"""The heartbeat goes on while the event loop is blocked, but not for ever, and proves by a lock that we live."""
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from jobserver.errors import DatabaseUnavailable
-from jobserver.job.attempt import Attempt
 from jobserver.job.handlers import Handlers
-from jobserver.job.model import Job, LeaseLost, Progress, Status, bounded_error
+from jobserver.job.model import Status
+from jobserver.pipeline.execute import job_of_task
 from jobserver.server import Server
+from jobserver.store.engine import Database
+from jobserver.store.workers import WorkerStore
 from tests.conftest import Pair
-from tests.engines import PostgresServer, eventually
-from tests.jobs import settled
-from tests.parts import consuming, ended, job_of, outcomes, parts, status_of, submitted
+from tests.engines import eventually
+from tests.jobs import beat_of, claimed, inserted
+from tests.parts import ended, job_of, parts, submitted
 from tests.servers import running
-from tests.stream.messages import NORMAL
+from tests.upkeep.gates import Gate, running_job
 
-LOST = LeaseLost(bounded_error("LeaseLost", "gone"))
-
-
-class Gate:
-    """A handler that waits for its gate, and hears when it is cancelled."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.started = 0
-        self.cancelled = asyncio.Event()
-        self.handlers = Handlers()
-        self.handlers.handler("gate")(self.run)
-
-    async def run(self, attempt: Attempt) -> str:
-        self.started += 1
-        attempt.progress(50, "waiting")
-        try:
-            await self.open.wait()
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            # A result that comes too late, on purpose.
-            return "late"
-        return "through"
+blocking = Handlers()
 
 
-@pytest.fixture
-def gate() -> Gate:
-    return Gate()
+@blocking.handler("blocks")
+async def blocks(seconds: float) -> str:
+    time.sleep(seconds)
+    return "free again"
 
 
-@pytest.fixture
-async def server(pair: Pair, gate: Gate) -> AsyncIterator[Server]:
-    async with parts(pair, gate.handlers, workers=2) as server, consuming(server):
-        yield server
-
-
-async def running_job(server: Server, gate: Gate) -> Job:
-    before = gate.started
-    job = await submitted(server, "gate")
-    await eventually(lambda: gate.started > before)
-    return await job_of(server, job.id)
-
-
-async def test_a_lease_is_extended_while_the_job_runs(server: Server, gate: Gate) -> None:
-    job = await running_job(server, gate)
-    await server.heartbeat._extend()
-    extended = (await job_of(server, job.id)).lease_expires_at
-    assert job.lease_expires_at is not None
-    assert extended is not None
-    assert extended > job.lease_expires_at
-    gate.open.set()
-    assert (await ended(server, job.id)).status is Status.COMPLETED
-
-
-async def test_a_refused_lease_cancels_the_handler_and_discards_its_result(server: Server, gate: Gate) -> None:
-    job = await running_job(server, gate)
-    other = await running_job(server, gate)
-    held = server.holdings.get(job.id)
-    assert held is not None
-    # Another process decided that this one is dead.
-    assert await settled(server.store, held.job, LOST) is not None
-    await server.heartbeat._extend()
-    async with asyncio.timeout(5):
-        await gate.cancelled.wait()
-    await eventually(lambda: server.holdings.get(job.id) is None)
-    after = await job_of(server, job.id)
-    assert (after.status, after.fence, after.result) == (Status.RETRYING, 2, None)
-    assert await outcomes(server, job.id) == ["lease_lost"]
-    # Its neighbour runs on.
-    assert server.holdings.get(other.id) is not None
-
-    async def acknowledged() -> bool:
-        return (await server.stream.sizes([NORMAL])).pending == 1
-
-    await eventually(acknowledged)
-    page = server.telemetry.metrics.render("text/plain")[0].decode()
-    assert 'jobserver_stale_writes_rejected_total{step="heartbeat"} 1.0' in page
-    gate.open.set()
-    assert (await ended(server, other.id)).status is Status.COMPLETED
-
-
-async def test_a_silent_database_cancels_nothing(server: Server, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def away(*args: Any, **options: Any) -> Any:
-        raise DatabaseUnavailable("away")
-
-    job = await running_job(server, gate)
-    extend = server.store.extend_leases
-    monkeypatch.setattr(server.store, "extend_leases", away)
-    for _ in range(3):
-        # Not after the usual third of a lease: at once again.
-        assert (await server.heartbeat._extend() or 99) <= 0.5
-    monkeypatch.setattr(server.store, "extend_leases", extend)
-    assert not gate.cancelled.is_set()
-    gate.open.set()
-    assert (await ended(server, job.id)).result == b'"through"'
-
-
-async def test_a_beat_brings_cancel_requests_and_stores_progress(server: Server, gate: Gate) -> None:
-    job, other = await running_job(server, gate), await running_job(server, gate)
-    await server.heartbeat._beat()
-    assert (await job_of(server, job.id)).progress == Progress(50.0, "waiting")
-    await server.store.cancel([job.id])
-    await server.heartbeat._beat()
-    async with asyncio.timeout(5):
-        await gate.cancelled.wait()
-    assert server.holdings.get(other.id) is not None
-    gate.open.set()
-    assert (await ended(server, other.id)).status is Status.COMPLETED
-
-
-async def test_a_beat_shows_the_process_and_brings_queues_and_types(server: Server, gate: Gate) -> None:
-    await running_job(server, gate)
-    await server.store.set_paused("new", True)
-    await server.heartbeat._beat()
-    assert server.queues.paused["new"]
-    [worker] = await server.views.workers()
+async def test_a_heartbeat_shows_the_process_and_its_end(consumer: Server, gate: Gate) -> None:
+    await running_job(consumer, gate)
+    await consumer.heartbeat.start()
+    [worker] = await consumer.views.workers()
     assert (worker.id, worker.alive, worker.draining, worker.concurrency, worker.running) == (
-        server.worker_id,
+        consumer.worker_id,
         True,
         False,
         2,
@@ -146,111 +46,186 @@ async def test_a_beat_shows_the_process_and_brings_queues_and_types(server: Serv
     )
     assert "gate" in worker.types
     assert worker.queues is None
-    await server.heartbeat.close()
-    [worker] = await server.views.workers()
+    consumer.heartbeat.drain()
+
+    async def draining() -> bool:
+        return (await consumer.views.workers())[0].draining
+
+    await eventually(draining)
+    await consumer.heartbeat.close()
+    [worker] = await consumer.views.workers()
     assert not worker.alive
     gate.open.set()
 
 
-async def test_leases_may_be_judged_after_a_full_lease_of_own_beats(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with parts(pair, lease_seconds=15.0) as server:
-        now = 1_000.0
-        monkeypatch.setattr("jobserver.upkeep.heartbeat.time.monotonic", lambda: now)
-        heartbeat = server.heartbeat
-        beat = server.worker_store.beat
+async def test_a_database_that_is_away_is_said_at_the_start(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*args: Any, **options: Any) -> Any:
+        raise DatabaseUnavailable("away")
 
-        async def away(*args: Any, **options: Any) -> Any:
-            raise DatabaseUnavailable("away")
-
-        async def beats(seconds: int) -> None:
-            nonlocal now
-            for _ in range(seconds):
-                now += 1.0
-                await heartbeat._beat()
-
-        assert not heartbeat.may_reclaim()
-        await heartbeat._beat()
-        await beats(14)
-        assert not heartbeat.may_reclaim()
-        await beats(1)
-        assert heartbeat.may_reclaim()
-        # A beat that fails.
-        monkeypatch.setattr(server.worker_store, "beat", away)
+    async with parts(pair) as server:
+        monkeypatch.setattr(WorkerStore, "beat", away)
         with pytest.raises(DatabaseUnavailable):
-            await heartbeat._beat()
-        monkeypatch.setattr(server.worker_store, "beat", beat)
-        assert not heartbeat.may_reclaim()
-        await beats(15)
-        assert not heartbeat.may_reclaim()
-        await beats(1)
-        assert heartbeat.may_reclaim()
-
-        # A beat that took longer than others would have needed to extend their leases: the database may have hung.
-        async def hangs(*args: Any, **options: Any) -> Any:
-            nonlocal now
-            answer = await beat(*args, **options)
-            now += 9.0
-            assert not heartbeat.may_reclaim()
-            return answer
-
-        monkeypatch.setattr(server.worker_store, "beat", hangs)
-        await heartbeat._beat()
-        monkeypatch.setattr(server.worker_store, "beat", beat)
-        assert not heartbeat.may_reclaim()
-        await beats(14)
-        assert not heartbeat.may_reclaim()
-        await beats(1)
-        assert heartbeat.may_reclaim()
-        # This process was stopped for a while, such as with its machine.
-        now += 60.0
-        assert not heartbeat.may_reclaim()
-        await heartbeat._beat()
-        assert not heartbeat.may_reclaim()
-        await beats(16)
-        assert heartbeat.may_reclaim()
-
-        # The database's clock jumps, such as at a failover: every lease looks over, and none is.
-        async def jumps(*args: Any, **options: Any) -> Any:
-            return await beat(*args, **options) + timedelta(hours=1)
-
-        monkeypatch.setattr(server.worker_store, "beat", jumps)
-        await heartbeat._beat()
-        assert not heartbeat.may_reclaim()
-
-
-async def test_after_a_pause_of_the_database_nobody_is_taken_for_dead(redis_url: str, redis_prefix: str) -> None:
-    """Every lease looks over then, and none is."""
-    gate = Gate()
-    with PostgresServer() as own:
-        pair = Pair("postgresql", own.create_database(), redis_url, redis_prefix)
-        async with (
-            running(pair, gate.handlers, lease_seconds=2.0) as worker,
-            running(pair, workers=0, lease_seconds=2.0) as watcher,
-        ):
-            job = await running_job(worker, gate)
-            await eventually(watcher.heartbeat.may_reclaim)
-            await eventually(worker.heartbeat.may_reclaim)
-            own.pause()
-            await asyncio.sleep(3.5)  # longer than the lease
-            own.resume()
-            lease = (await job_of(watcher, job.id)).lease_expires_at
-
-            async def extended() -> bool:
-                now = (await job_of(watcher, job.id)).lease_expires_at
-                return now != lease and watcher.heartbeat.may_reclaim()
-
-            await eventually(extended)
-            after = await job_of(watcher, job.id)
-            assert (after.status, after.fence, after.crashes) == (Status.RUNNING, 1, 0)
-            gate.open.set()
-            assert await status_of(watcher, (await ended(watcher, job.id)).id) is Status.COMPLETED
-
-
-async def test_a_heartbeat_needs_no_redis(pair: Pair, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with parts(pair, gate.handlers) as server:
-        monkeypatch.setitem(server.stream._client.reader.connection_pool.connection_kwargs, "port", 1)
-        await server.heartbeat.start()
-        await eventually(lambda: server.heartbeat._beats > 1)
+            await server.heartbeat.start()
         await server.heartbeat.close()
+
+
+async def test_a_handler_that_blocks_the_loop_loses_nothing_and_is_named(pair: Pair) -> None:
+    with capture_logs() as logs:
+        async with running(pair, blocking, lease_seconds=1.0, workers=2) as server:
+            await eventually(lambda: server.heartbeat.pulse.beats > 1)
+            job = await submitted(server, "blocks", {"seconds": 3.0})
+            done = await ended(server, job.id)
+            # Three leases long, nobody extended them on the loop, and it is still the first attempt.
+            assert (done.status, done.attempt, done.crashes, done.fence) == (Status.COMPLETED, 1, 0, 2)
+            page = server.telemetry.metrics.render("text/plain")[0].decode()
+            assert 'jobserver_event_loop_blocked_total{type="blocks"} 1.0' in page
+            await eventually(lambda: any(log["event"] == "event_loop_free" for log in logs))
+    said = {log["event"]: log for log in logs if log["event"].startswith("event_loop")}
+    blocked, free = said["event_loop_blocked"], said["event_loop_free"]
+    assert (blocked["type"], blocked["job_id"]) == (free["type"], free["job_id"]) == ("blocks", str(job.id))
+    assert str(blocked["at"]).startswith("test_heartbeat.py:")
+    assert 1.0 <= blocked["seconds"] < 2.5 < free["seconds"] < 3.5
+
+
+async def test_a_loop_that_is_blocked_for_too_long_stops_the_heart(pair: Pair) -> None:
+    """A process that hangs is not immortal: what it holds may be run by others."""
+    with capture_logs() as logs:
+        async with running(pair, blocking, lease_seconds=1.0, max_loop_block=1.5, workers=2) as server:
+            await eventually(lambda: server.heartbeat.pulse.beats > 1)
+            began = server.heartbeat.pulse.beats
+            job = await submitted(server, "blocks", {"seconds": 5.0})
+            # Nobody else is there to take it, so its end is written in time.
+            assert (await ended(server, job.id)).status is Status.COMPLETED
+            beats = server.heartbeat.pulse.beats
+            assert beats <= began + 4
+            await eventually(lambda: server.heartbeat.pulse.beats > beats)
+    [hung] = [log for log in logs if log["event"] == "event_loop_hung"]
+    assert 1.5 < hung["seconds"] < 3.0
+    assert str(hung["at"]).startswith("test_heartbeat.py:")
+
+
+async def test_while_the_heart_stands_still_nothing_is_sent(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with parts(pair, max_loop_block=5.0) as server:
+        heartbeat, now = server.heartbeat, 100.0
+        heartbeat._ask(now)
+        heartbeat._ticked = now + 0.1
+        heartbeat.look(now + 0.5)
+        assert heartbeat.loop_lag_seconds == pytest.approx(0.1)
+        # Asked again at 100.5, and no answer from then on.
+        heartbeat.look(now + 5.0)
+        sent = heartbeat.pulse.beats
+        assert await heartbeat._beat_step(server.worker_store) is not None
+        assert heartbeat.pulse.beats == sent + 1
+        heartbeat.look(now + 6.0)
+        assert heartbeat.loop_lag_seconds == pytest.approx(5.5)
+        assert await heartbeat._beat_step(server.worker_store) is None
+        assert heartbeat.pulse.beats == sent + 1
+        heartbeat._ticked = now + 6.1
+        heartbeat.look(now + 6.5)
+        assert await heartbeat._beat_step(server.worker_store) is not None
+        assert heartbeat.pulse.beats == sent + 2
+
+
+def test_a_task_says_which_job_it_runs() -> None:
+    assert job_of_task("job mail.send 0192") == ("mail.send", "0192")
+    assert job_of_task("consumer 3") is None
+    assert job_of_task("") is None
+
+
+# The lock.
+
+
+@asynccontextmanager
+async def process(url: str) -> AsyncIterator[tuple[WorkerStore, Database]]:
+    """The connections of one process."""
+    database = Database(url)
+    presence = database.sibling(keepalive_seconds=5)
+    try:
+        yield WorkerStore(presence), presence
+    finally:
+        await presence.close()
+        await database.close()
+
+
+async def test_the_lock_lasts_as_long_as_the_connection(postgresql_url: str) -> None:
+    async with process(postgresql_url) as (one, presence):
+        assert (await one.beat(beat_of("one"))).locked
+        assert (await one.beat(beat_of("one"))).locked
+        # A second claim to the same name, such as a session that is left behind, does not get it.
+        async with process(postgresql_url) as (other, _):
+            assert not (await other.beat(beat_of("one"))).locked
+            assert (await other.beat(beat_of("two"))).locked
+            await presence.close()
+
+            async def free() -> bool:
+                return (await other.beat(beat_of("one"))).locked
+
+            await eventually(free)
+        assert not (await one.beat(beat_of("one", stopped=True))).locked
+
+
+async def test_processes_on_sqlite_have_no_lock(sqlite_url: str) -> None:
+    async with process(sqlite_url) as (workers, _):
+        assert not (await workers.beat(beat_of("one"))).locked
+        assert await workers.silent(seconds=0.0) == []
+
+
+async def test_a_dead_process_loses_its_jobs_long_before_their_leases_end(
+    postgresql_url: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair("postgresql", postgresql_url, redis_url, redis_prefix)
+    gate = Gate()
+    monkeypatch.setattr("jobserver.upkeep.reclaim.SILENT_SECONDS", 0.5)
+    async with parts(pair, gate.handlers, lease_seconds=600.0) as judge, process(postgresql_url) as (dead, presence):
+        await dead.beat(beat_of("dead"))
+        job = await submitted_to(judge, "dead")
+        # Silent, but its lock is held: it may be slow.
+        await eventually(lambda: silent(judge))
+        assert await judge.reclaim.from_dead() == 0
+        await presence.close()
+
+        async def taken() -> int:
+            return await judge.reclaim.from_dead()
+
+        assert await eventually(taken) == 1
+        after = await job_of(judge, job)
+        assert (after.status, after.crashes, after.attempt) == (Status.RETRYING, 1, 1)
+        assert after.error is not None
+        assert after.error.message == "the process dead died"
+        assert await judge.reclaim.from_dead() == 0
+
+
+async def test_a_process_that_has_just_come_back_is_not_dead(
+    postgresql_url: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock was free for a moment: the heartbeat decides, read again under the lock."""
+    pair = Pair("postgresql", postgresql_url, redis_url, redis_prefix)
+    monkeypatch.setattr("jobserver.upkeep.reclaim.SILENT_SECONDS", 0.5)
+    async with parts(pair) as judge, process(postgresql_url) as (back, presence):
+        await back.beat(beat_of("back"))
+        job = await submitted_to(judge, "back")
+        await eventually(lambda: silent(judge))
+        await presence.close()
+        # Between the question who is silent and the judgement, it beats; somebody else's lock keeps it from its own.
+        async with process(postgresql_url) as (again, _):
+            find = judge.worker_store.silent
+
+            async def found_and_back(*, seconds: float) -> list[str]:
+                names = await find(seconds=seconds)
+                await again.beat(beat_of("back", stopped=True))
+                return names
+
+            monkeypatch.setattr(judge.worker_store, "silent", found_and_back)
+            assert await judge.reclaim.from_dead() == 0
+        assert (await job_of(judge, job)).status is Status.RUNNING
+
+
+async def submitted_to(server: Server, worker_id: str) -> Any:
+    """A job that the process `worker_id` has claimed."""
+    job = (await inserted(server.store)).job
+    await claimed(server.store, job.id, worker_id=worker_id, lease_seconds=600.0)
+    return job.id
+
+
+async def silent(server: Server) -> bool:
+    return bool(await server.worker_store.silent(seconds=0.5))

@@ -153,7 +153,7 @@ async def test_no_more_messages_are_taken_over_than_there_are_free_consumers(
 
 async def test_consumers_of_dead_processes_are_forgotten(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.reclaim, "_lease_seconds", 0.0)
-    await server.heartbeat._say(stopped=False)
+    await server.heartbeat.pulse.beat(server.worker_store)
     await published(server)
     for name in (server.worker_id, "dead-busy", "dead-idle"):
         await server.stream.fetch([NORMAL], name, 0 if name != "dead-busy" else 1)

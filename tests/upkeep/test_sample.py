@@ -19,7 +19,7 @@ async def test_the_gauges_show_the_last_sample(server: Server) -> None:
     assert "jobserver_stream_up 0.0" in page(server)
     await job_in(server.store, Status.FAILED)
     await job_in(server.store, Status.QUEUED)
-    await server.heartbeat._say(stopped=False)
+    await server.heartbeat.pulse.beat(server.worker_store)
     await server.sample.step()
     shown = page(server)
     assert 'jobserver_jobs{queue="default",status="failed"} 1.0' in shown
