@@ -35,6 +35,14 @@ types:
 bench *options:
     python -m bench.floors {{options}}
 
+# measure how fast faults are recovered from (about 8 minutes); options of bench.recovery may follow
+recovery *options:
+    python -m bench.recovery {{options}}
+
 # break a server on purpose and check that nothing was lost; options of `jobserver torture` may follow
 torture *options:
     jobserver torture {{options}}
+
+# remove each guard, one at a time, and show which test fails without it (about 10 minutes); names of guards may follow
+mutants *names:
+    python -m tests.mutants {{names}}

@@ -195,6 +195,7 @@ class Server:
         await self.heartbeat.start()
         self.consumers.may_claim = self.heartbeat.pulse.may_claim
         stack.push_async_callback(self._close_upkeep)
+        await self.hear.start()
         if engines.alone:
             # The lock of the folder proves that the predecessor is dead: its jobs need not wait for their leases.
             await self.reclaim.orphans()
@@ -207,7 +208,6 @@ class Server:
         stack.push_async_callback(self.consumers.close)
         self.consumers.start()
         stack.push_async_callback(self._drain)
-        self.hear.start()
         for loop in self._loops:
             loop.start()
         self.facts = Facts(
@@ -296,6 +296,7 @@ class Server:
             self.telemetry,
             lease_seconds=settings.lease_seconds,
             max_loop_block_seconds=settings.max_loop_block,
+            job_of=self.executor.job_of,
         )
         self.hear = Hear(self.store, self.stream, self.holdings, self.queues, self.types, worker_id=self.worker_id)
         self.promote = Promote(self.store, self.stream, self.deliveries, self.queues)

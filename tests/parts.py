@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -11,9 +12,11 @@ import msgspec
 
 from jobserver.errors import NotFound
 from jobserver.job.handlers import Handlers
-from jobserver.job.model import Job, Status
+from jobserver.job.model import Job, Outcome, Status
 from jobserver.job.wire import SubmitBody
+from jobserver.pipeline.held import Held
 from jobserver.server import Server, open_engines
+from jobserver.store.jobs import Moved
 from tests.conftest import Pair
 from tests.servers import settings_for
 
@@ -88,3 +91,10 @@ async def outcomes(server: Server, job_id: UUID) -> list[str]:
     history = await server.views.attempts(job_id)
     assert history is not None
     return [each.outcome for each in history]
+
+
+async def finished(server: Server, held: Held, outcome: Outcome) -> Moved | None:
+    """Write the end of an attempt: what the job has become, None when somebody else decides about it."""
+    done: asyncio.Future[Moved | None] = asyncio.get_running_loop().create_future()
+    server.finisher.finish(held, outcome, lambda _, moved: done.set_result(moved))
+    return await done

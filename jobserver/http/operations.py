@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import msgspec
 from litestar import Request
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp, HTTPScope
+from litestar.types import ASGIApp, HTTPScope, Receive
 
 from jobserver.http.api import Api
 from jobserver.http.body import ClientGone, Nothing, check_content_type, decoder, limit_of, read
@@ -113,33 +113,46 @@ def _implied(method: Method, body: type[msgspec.Struct]) -> set[int]:
     return {403, 422} if method == "GET" else {400, 403, 408, 413, 415, 422}
 
 
-def route(declared: Operation, api: Api, max_payload_bytes: int) -> HTTPRouteHandler:
-    """The operation as Litestar calls it. Litestar routes; reading, checking and answering are ours."""
+Perform = Callable[[HTTPScope, Receive, dict[str, str]], Awaitable[Reply]]
+
+
+def performer(declared: Operation, api: Api, max_payload_bytes: int) -> Perform:
+    """What reads a request of this operation, checks it, and says the answer: `(scope, receive, path parameters)`."""
     parse_query = QueryParser(declared.query).parse
     limit = limit_of(declared.body, max_payload_bytes)
     decode = decoder(declared.body, max_payload_bytes)
     run, takes_body, takes_nothing = declared.run, declared.method != "GET", declared.body is Nothing
     nothing = Nothing()
 
-    async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
-        scope: HTTPScope = request.scope
+    async def perform(scope: HTTPScope, receive: Receive, path: dict[str, str]) -> Reply:
         try:
             query = parse_query(scope["query_string"])
             body: msgspec.Struct = nothing
             if takes_body:
                 if not takes_nothing:
                     check_content_type(scope)
-                data = await read(scope, request.receive, limit)
+                data = await read(scope, receive, limit)
                 if data or not takes_nothing:
                     if takes_nothing:
                         check_content_type(scope)
                     body = await decode(data)
-            return await run(Call(api, scope, scope["path_params"], query, body))
+            return await run(Call(api, scope, path, query, body))
         except ClientGone:
             # Nobody is left to read this; the server needs some answer to end the exchange.
             return Reply(400)
         except Exception as error:
             return reply_to(error, method=declared.method, path=declared.path)
+
+    return perform
+
+
+def route(declared: Operation, api: Api, max_payload_bytes: int) -> HTTPRouteHandler:
+    """The operation as Litestar calls it. Litestar routes; reading, checking and answering are ours."""
+    perform = performer(declared, api, max_payload_bytes)
+
+    async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
+        scope: HTTPScope = request.scope
+        return await perform(scope, request.receive, scope["path_params"])
 
     return HTTPRouteHandler(
         _template(declared.path), http_method=methods(declared), name=declared.name, status_code=200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, MutableMapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -139,6 +140,10 @@ class AttemptLogger(_LoggerAdapter):
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
         return msg, kwargs
+
+
+# The job whose handler runs in this context: log lines carry its ids.
+CURRENT: Final[ContextVar[Claimed | None]] = ContextVar("jobserver_current_job", default=None)
 
 
 def log_fields(job: Claimed) -> dict[str, object]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from jobserver.errors import Overloaded, Unavailable
@@ -23,6 +24,8 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 Flush = Callable[[Sequence[Item]], Awaitable[Sequence["Answer | Exception"]]]
+# Hears the answer to an item, or why there is none.
+Settle = Callable[["Answer | Exception"], None]
 Observe = Callable[[str, int, float], None]
 
 
@@ -55,7 +58,7 @@ class Batcher(Generic[Item, Answer]):
         self._weigh = weigh
         self._observe = observe
         self._waiting_weight = 0
-        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Item, Settle[Answer]]] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -98,14 +101,18 @@ class Batcher(Generic[Item, Answer]):
 
     def put(self, item: Item) -> asyncio.Future[Answer]:
         """Queue an item; the future is its answer. Raises Overloaded."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.post(item, functools.partial(_resolve, future))
+        return future
+
+    def post(self, item: Item, settle: Settle[Answer]) -> None:
+        """Queue an item; `settle` is called with its answer, which costs less than a future. Raises Overloaded."""
         # An item that is heavier than the bound finds its place in an empty queue.
         if self._closing or self._waiting_weight >= self._max_waiting:
             raise Overloaded(f"too many waiting for {self.name}")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._waiting.append((item, settle))
         self._waiting_weight += self._weigh(item)
         self._arrived.set()
-        return future
 
     async def _fly(self) -> None:
         while True:
@@ -128,8 +135,8 @@ class Batcher(Generic[Item, Answer]):
                 # Whoever watches must not end the flight.
                 logger.exception("observer_failed", extra={"batcher": self.name})
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
-        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+    def _take(self) -> list[tuple[Item, Settle[Answer]]]:
+        batch: list[tuple[Item, Settle[Answer]]] = []
         weight = 0
         while self._waiting:
             each = self._weigh(self._waiting[0][0])
@@ -140,7 +147,7 @@ class Batcher(Generic[Item, Answer]):
         self._waiting_weight -= weight
         return batch
 
-    async def _carry(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _carry(self, batch: Sequence[tuple[Item, Settle[Answer]]]) -> None:
         try:
             answers = await self._flush([item for item, _ in batch])
         except Unavailable as error:
@@ -158,18 +165,27 @@ class Batcher(Generic[Item, Answer]):
             # A fault of the flush: it must not end the flight, and with it every caller to come.
             self._fail(batch, RuntimeError(f"{self.name}: {len(answers)} answers to {len(batch)} items"))
             return
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        for (_, settle), answer in zip(batch, answers, strict=True):
+            self._answer(settle, answer)
 
-    @staticmethod
-    def _fail(batch: Sequence[tuple[Item, asyncio.Future[Answer]]] | deque[Any], error: Exception) -> None:
-        for _, future in batch:
-            if not future.done():
-                future.set_exception(error)
-                # A caller that went away leaves nobody to retrieve it.
-                future.exception()
+    def _answer(self, settle: Settle[Answer], answer: Answer | Exception) -> None:
+        try:
+            settle(answer)
+        except Exception:
+            # A fault of that caller: the others still get their answers.
+            logger.exception("answer_not_taken", extra={"batcher": self.name})
+
+    def _fail(self, batch: Iterable[tuple[Item, Settle[Answer]]], error: Exception) -> None:
+        for _, settle in batch:
+            self._answer(settle, error)
+
+
+def _resolve(future: asyncio.Future[Any], answer: object) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+        # A caller that went away leaves nobody to retrieve it.
+        future.exception()
+    else:
+        future.set_result(answer)

@@ -26,7 +26,7 @@ from jobserver.pipeline.held import Held, Holdings
 from jobserver.pipeline.known import Queues
 from jobserver.pipeline.lasting import lasting
 from jobserver.pipeline.running import CancelReason
-from jobserver.store.jobs import JobStore, Refusal
+from jobserver.store.jobs import JobStore, Moved, Refusal
 from jobserver.stream.jobs import JobStream, Message, Stream
 from jobserver.telemetry import Telemetry
 
@@ -71,7 +71,7 @@ class ConsumeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Consumers:
-    """Owns the fetcher, the consumers and the batcher of claims."""
+    """Owns the fetcher and the batcher of claims. A consumer is a place for one job, from its claim to its end."""
 
     def __init__(
         self,
@@ -105,14 +105,12 @@ class Consumers:
         )
         # Slots without a job, without one being claimed for them, and without one waiting for them.
         self.free = options.workers
-        self._ready: asyncio.Queue[Held] = asyncio.Queue()
         self._freed = asyncio.Event()
         self._draining = asyncio.Event()
         self._hurried = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._turn = 0
-        self._tasks: list[asyncio.Task[None]] = []
         self._fetcher: asyncio.Task[None] | None = None
         # Fetchers that were given up, until they end.
         self._given_up: set[asyncio.Task[None]] = set()
@@ -121,8 +119,6 @@ class Consumers:
 
     def start(self) -> None:
         self.claims.start()
-        names = [f"consumer {number}" for number in range(self._options.workers)]
-        self._tasks = [asyncio.create_task(lasting(name, self._consume), name=name) for name in names]
         if self._options.workers:
             self._fetcher = asyncio.create_task(lasting("fetcher", self._fetch), name="fetcher")
 
@@ -165,9 +161,6 @@ class Consumers:
             held.running.cancel(CancelReason.SHUTDOWN)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._fetcher is not None:
             self._fetcher.cancel()
             await asyncio.gather(self._fetcher, return_exceptions=True)
@@ -191,14 +184,13 @@ class Consumers:
                 # Fetched while the stop began: back to the stream, for another process.
                 self._return(delivery)
                 continue
-            self._occupy()
             try:
-                future = self.claims.put(delivery)
+                self.claims.post(delivery, functools.partial(self._claimed, delivery))
             except Unavailable:
-                self._release()
                 self._return(delivery)
                 continue
-            future.add_done_callback(functools.partial(self._claimed, delivery))
+            self._occupy()
+            self._holdings.begin_claim(delivery)
 
     def _return(self, delivery: Delivery) -> None:
         queue, priority = delivery.stream
@@ -274,20 +266,18 @@ class Consumers:
                 await asyncio.sleep(_REPEATS_SECONDS[min(repeats, len(_REPEATS_SECONDS) - 1)])
                 repeats += 1
 
-    def _claimed(self, delivery: Delivery, future: asyncio.Future[Claimed | Refusal]) -> None:
-        if future.cancelled() or future.exception() is not None:
-            # Not claimed as far as we know: the message stays pending.
-            self._release()
-            return
-        answer = future.result()
+    def _claimed(self, delivery: Delivery, answer: Claimed | Refusal | Exception) -> None:
+        self._holdings.end_claim(delivery)
         if isinstance(answer, Claimed):
             held = Held(answer, delivery)
             self._holdings.add(held)
-            self._ready.put_nowait(held)
             self._telemetry.claimed(answer)
+            self._begin(held)
             return
         self._release()
-        self._refused(delivery, answer)
+        if isinstance(answer, Refusal):
+            self._refused(delivery, answer)
+        # Else not claimed as far as we know: the message stays pending.
 
     def _refused(self, delivery: Delivery, refusal: Refusal) -> None:
         """What becomes of a message whose claim did not win."""
@@ -310,31 +300,35 @@ class Consumers:
 
     # execute and finish
 
-    async def _consume(self) -> None:
-        while True:
-            held = await self._ready.get()
-            try:
-                await self._run(held)
-            except Unavailable as error:
-                # Only at a stop without the database: the lease will end, and another process takes the job.
-                logger.error("end_not_written", extra={"job_id": str(held.job.id), "error": str(error)})
-            except Exception:
-                logger.exception("consumer_failed", extra={"job_id": str(held.job.id)})
-            finally:
-                self._holdings.remove(held)
-                self._release()
+    def _begin(self, held: Held) -> None:
+        """A consumer is free for this job: it runs until its end is written."""
+        try:
+            if self._draining.is_set():
+                self._ended(held, held.running.stopped() or HandedBack())
+            else:
+                self._executor.start(held.running, functools.partial(self._ended, held))
+        except Exception as error:
+            self._failed(held, error)
 
-    async def _run(self, held: Held) -> None:
-        outcome: Outcome
-        if self._draining.is_set() or held.running.is_stopping():
-            outcome = held.running.stopped() or HandedBack()
-        else:
-            outcome = await self._executor.run(held.running)
-        if held.refused:
-            self._telemetry.stale(held.job, "heartbeat")
-            self._deliveries.acknowledge([held.delivery])
-            return
-        await self._finisher.finish(held, outcome)
+    def _ended(self, held: Held, outcome: Outcome) -> None:
+        try:
+            if held.refused:
+                self._telemetry.stale(held.job, "heartbeat")
+                self._deliveries.acknowledge([held.delivery])
+                self._done(held, None)
+            else:
+                self._finisher.finish(held, outcome, self._done)
+        except Exception as error:
+            self._failed(held, error)
+
+    def _failed(self, held: Held, error: Exception) -> None:
+        """A fault of ours costs no consumer: the lease will end, and the job is run again."""
+        logger.error("consumer_failed", extra={"job_id": str(held.job.id)}, exc_info=error)
+        self._done(held, None)
+
+    def _done(self, held: Held, moved: Moved | None) -> None:
+        self._holdings.remove(held)
+        self._release()
 
     def _occupy(self) -> None:
         self.free -= 1

@@ -16,10 +16,9 @@ from collections.abc import Callable
 from typing import Any, Final, Self
 
 import msgspec
-from structlog.contextvars import bind_contextvars
 
 from jobserver.errors import Invalid, Signal
-from jobserver.job.attempt import Attempt, log_fields
+from jobserver.job.attempt import CURRENT, Attempt, log_fields
 from jobserver.job.handlers import Handler, Handlers
 from jobserver.job.model import Canceled, Claimed, HandedBack, Outcome, Progress, Raised, Returned
 from jobserver.pipeline.outcomes import raised, returned, unreadable_payload
@@ -36,17 +35,7 @@ _FAULT_DELAY_SECONDS: Final = 1.0
 
 AnyHandler = Handler[..., ..., Any]
 
-_TASK: Final = "job"
-
-
-def _task_name(job: Claimed) -> str:
-    return f"{_TASK} {job.type} {job.id}"
-
-
-def job_of_task(name: str) -> tuple[str, str] | None:
-    """Type and id of the job that a task of this name runs."""
-    words = name.split(" ")
-    return (words[1], words[2]) if len(words) == 3 and words[0] == _TASK else None
+Ended = Callable[[Outcome], object]
 
 
 class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,20 +82,23 @@ class Executor:
                 setup_arguments=options.child_setup_arguments,
             )
             self._children = Children(child, options.processes, options.isolated)
-        # Tasks that were given up, or left behind: held here, or they would be collected while they run.
-        self._strays: set[asyncio.Task[Outcome]] = set()
+        # Every attempt's task; also of those that were given up, and go on.
+        self._tasks: dict[asyncio.Task[None], Running] = {}
+        # Handlers that have just begun, and whose time is not limited yet.
+        self._unarmed: list[Running] = []
+        self._closing = False
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Within seconds: stray tasks are cancelled, children end; threads that still run end with the process."""
+        """Within seconds: what still runs is cancelled, children end; threads that still run end with the process."""
+        self._closing = True
         self._threads.close()
-        strays = list(self._strays)
-        for task in strays:
+        for task in list(self._tasks):
             task.cancel()
-        if strays:
-            await asyncio.wait(strays, timeout=_CLOSE_SECONDS)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
         if self._children is not None:
             await self._children.close()
 
@@ -115,78 +107,111 @@ class Executor:
         """The child processes that live."""
         return [] if self._children is None else self._children.pids()
 
-    async def run(self, running: Running) -> Outcome:
-        """Run the attempt to its end and say what it comes to.
+    def job_of(self, task: asyncio.Task[Any]) -> Claimed | None:
+        """The job whose attempt this task is. May be asked from any thread."""
+        running = self._tasks.get(task)
+        return None if running is None else running.job
 
-        Raises nothing but CancelledError, which means "stop now": the caller hands the job back. After
-        `running.cancel(LEASE_REFUSED)` the outcome means nothing.
-        """
-        job = running.job
-        handler = self._handlers.get(job.type)
-        if handler is None:
-            return HandedBack(delay_seconds=_unhandled_delay(job))
-        if running.is_stopping():
-            return running.stopped() or HandedBack()
+    async def run(self, running: Running) -> Outcome:
+        """Run the attempt to its end and say what it comes to. A caller that is cancelled takes the attempt along."""
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def end(outcome: Outcome) -> None:
+            if not ended.done():
+                ended.set_result(outcome)
+
+        task = self.start(running, end)
         try:
-            outcome = await self._run(running, handler)
+            return await ended
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait((task,), timeout=_CLOSE_SECONDS)
+            # One that was cancelled before its first step has not done so itself.
+            self._tasks.pop(task, None)
+            raise
+
+    def start(self, running: Running, ended: Ended) -> asyncio.Task[None]:
+        """Run the attempt in a task of its own. `ended` hears once what it comes to, unless the executor is closed.
+
+        After `running.cancel(LEASE_REFUSED)` the outcome means nothing.
+        """
+        task = asyncio.get_running_loop().create_task(self._attempt(running, ended), name=running.job.type)
+        self._tasks[task] = running
+        return task
+
+    async def _attempt(self, running: Running, ended: Ended) -> None:
+        """The body of an attempt's task."""
+        try:
+            outcome = await self._outcome(running, ended)
         except Exception:
             # No thread to be had, or a fault of ours: the job is not to blame.
-            logger.exception("attempt_not_run", extra=log_fields(job))
+            logger.exception("attempt_not_run", extra=log_fields(running.job))
             outcome = HandedBack(delay_seconds=_FAULT_DELAY_SECONDS)
         finally:
-            running.over = True
-            running.stop_with(None)
-        if running.requested is CancelReason.REQUESTED and not isinstance(outcome, Returned | Canceled):
-            return Canceled("cancel requested")
-        return outcome
+            task = asyncio.current_task()
+            if task is not None:
+                self._tasks.pop(task, None)
+        self._end(running, ended, outcome)
 
-    async def _run(self, running: Running, handler: AnyHandler) -> Outcome:
+    def _end(self, running: Running, ended: Ended, outcome: Outcome) -> None:
+        if running.over or self._closing:
+            return  # it was given up before, or nobody is there any more
+        running.close()
+        if running.requested is CancelReason.REQUESTED and not isinstance(outcome, Returned | Canceled):
+            outcome = Canceled("cancel requested")
+        ended(outcome)
+
+    async def _outcome(self, running: Running, ended: Ended) -> Outcome:
+        handler = self._handlers.get(running.job.type)
+        if handler is None:
+            return HandedBack(delay_seconds=_unhandled_delay(running.job))
+        if running.is_stopping():
+            return running.stopped() or HandedBack()
         if self._children is not None and (handler.execution == "process" or running.job.crashes > 0):
             # A suspect may take its process with it: then only its own child.
             report = functools.partial(self._report, running)
             return await self._children.run(running, report) or running.stopped() or HandedBack()
         if handler.is_async:
-            return await self._run_as_task(running, handler)
+            return await self._run_here(running, handler, ended)
         return await self._run_in_thread(running, handler)
 
-    # As a task.
+    # In the attempt's own task.
 
-    async def _run_as_task(self, running: Running, handler: AnyHandler) -> Outcome:
-        job = running.job
+    async def _run_here(self, running: Running, handler: AnyHandler, ended: Ended) -> Outcome:
         loop = asyncio.get_running_loop()
-        running.begin(loop, grace_seconds=max(self._options.thread_grace_seconds, _LEAST_TASK_GRACE_SECONDS))
-        task = loop.create_task(self._call(running, handler), name=_task_name(job))
-        task.add_done_callback(functools.partial(_end_of_task, running))
-        running.stop_with(task.cancel)
+        task = asyncio.current_task()
+        running.begin(
+            loop,
+            grace_seconds=max(self._options.thread_grace_seconds, _LEAST_TASK_GRACE_SECONDS),
+            on_given_up=functools.partial(self._give_up, running, ended),
+        )
+        if not self._unarmed:
+            loop.call_soon(self._arm)
+        self._unarmed.append(running)
+        if task is not None:
+            running.stop_with(task.cancel)
         try:
-            outcome = await running.wait()
-        except asyncio.CancelledError:
-            self._leave(task)
-            task.cancel()
-            raise
-        if outcome is None:
-            self._leave(task)
-            return self._abandon(running)
-        return outcome
-
-    async def _call(self, running: Running, handler: AnyHandler) -> Outcome:
-        """The body of a handler's task."""
-        try:
-            bind_contextvars(**log_fields(running.job))
-            arguments = self._arguments(running, handler, functools.partial(self._report, running))
+            CURRENT.set(running.job)
+            arguments = self._arguments(running, handler, None)
             if isinstance(arguments, Raised):
                 return arguments
             return returned(await handler.function(**arguments), self._options.max_result_bytes)
-        except GeneratorExit:
-            raise  # the loop is being closed around us
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and not loop.is_running():
+                raise  # the loop was closed around us
             # SystemExit and KeyboardInterrupt too: out of a task they would stop the event loop, and the server.
             return _failed(running, error)
 
-    def _leave(self, task: asyncio.Task[Outcome]) -> None:
-        if not task.done():
-            self._strays.add(task)
-            task.add_done_callback(self._strays.discard)
+    def _arm(self) -> None:
+        """After the first step of each handler that has begun: those that go on get their timers."""
+        unarmed, self._unarmed = self._unarmed, []
+        for running in unarmed:
+            running.arm()
+
+    def _give_up(self, running: Running, ended: Ended) -> None:
+        """The handler does not end: decide without it. Its task goes on, and what comes out of it is discarded."""
+        if not running.over:
+            self._end(running, ended, self._abandon(running))
 
     # In a thread.
 
@@ -197,11 +222,18 @@ class Executor:
             return running.stopped() or HandedBack()
         latest = _Latest(loop, functools.partial(self._report, running))
         function = functools.partial(contextvars.copy_context().run, self._call_in_thread, running, handler, latest)
-        call = self._threads.start(function, running.end, _task_name(job))
+        ended: asyncio.Future[Outcome | None] = loop.create_future()
+
+        def end(outcome: Outcome | None) -> None:
+            if not ended.done():
+                ended.set_result(outcome)
+
+        call = self._threads.start(function, end, f"job {job.type} {job.id}")
         # The clock begins here: waiting for a thread costs nothing of the timeout.
-        running.begin(loop, grace_seconds=self._options.thread_grace_seconds)
+        running.begin(loop, grace_seconds=self._options.thread_grace_seconds, on_given_up=lambda: end(None))
+        running.arm()
         try:
-            outcome = await running.wait()
+            outcome = await ended
         except asyncio.CancelledError:
             self._threads.abandon(call)
             raise
@@ -212,7 +244,7 @@ class Executor:
 
     def _call_in_thread(self, running: Running, handler: AnyHandler, latest: _Latest) -> Outcome:
         try:
-            bind_contextvars(**log_fields(running.job))
+            CURRENT.set(running.job)
             arguments = self._arguments(running, handler, latest.put)
             if isinstance(arguments, Raised):
                 return arguments
@@ -225,9 +257,12 @@ class Executor:
     # Either way.
 
     def _arguments(
-        self, running: Running, handler: AnyHandler, report: Callable[[Progress], None]
+        self, running: Running, handler: AnyHandler, report: Callable[[Progress], None] | None
     ) -> dict[str, Any] | Raised:
-        """The handler's keyword arguments, or what becomes of a payload that does not fit them."""
+        """The handler's keyword arguments, or what becomes of a payload that does not fit them.
+
+        `report` takes progress; None: on the event loop, at once.
+        """
         job = running.job
         try:
             arguments = handler.decode(job.payload)
@@ -236,7 +271,7 @@ class Executor:
         if handler.attempt_parameter is not None:
             arguments[handler.attempt_parameter] = Attempt(
                 job,
-                report=report,
+                report=report or functools.partial(self._report, running),
                 cancel_requested=running.is_stopping,
                 clock=self._clock,
                 deadline=self._clock() + job.timeout_seconds,
@@ -262,15 +297,6 @@ def _failed(running: Running, error: BaseException) -> Outcome:
     if isinstance(error, Signal):
         return raised(error)
     return running.stopped() or raised(error)
-
-
-def _end_of_task(running: Running, task: asyncio.Task[Outcome]) -> None:
-    if task.cancelled():
-        # Cancelled before its first step; by us, or by the end of the loop.
-        running.end(running.stopped() or HandedBack())
-        return
-    error = task.exception()
-    running.end(task.result() if error is None else _failed(running, error))
 
 
 class _Latest:

@@ -6,6 +6,7 @@ An end is written however long SQL is away: the flush repeats, and knows its own
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -17,7 +18,7 @@ import msgspec
 from jobserver.errors import DatabaseUnavailable, Unavailable
 from jobserver.job.lifecycle import Policy, Transition, decide
 from jobserver.job.model import TERMINAL, WAITING, Ended, Outcome, Status, bounded_error
-from jobserver.pipeline.batch import Batcher, Observe
+from jobserver.pipeline.batch import Batcher, Observe, Settle
 from jobserver.pipeline.deliver import Deliveries, message_of
 from jobserver.pipeline.held import Held
 from jobserver.pipeline.waiting import Waiters
@@ -41,6 +42,10 @@ class Ending(msgspec.Struct, frozen=True):
 def _weight(ending: Ending) -> int:
     """A unit an end, and one for every 16 KiB of its result."""
     return 1 + len(ending.transition.result or b"") // 16_384
+
+
+# Hears what a held job has become; None when somebody else decides about it.
+Done = Callable[[Held, Moved | None], object]
 
 
 class Finisher:
@@ -74,25 +79,41 @@ class Finisher:
             observe=observe,
         )
 
-    async def finish(self, held: Held, outcome: Outcome) -> Moved | None:
-        """Write the end of an attempt; None when somebody else has decided about the job."""
+    def finish(self, held: Held, outcome: Outcome, done: Done) -> None:
+        """Write the end of an attempt. `done` hears of it, in any case once."""
         transition = decide(held.job, outcome, self._policy, self._jitter())
-        seconds = time.monotonic() - held.started
+        ending = Ending(held, transition, time.monotonic() - held.started)
+        self._post(ending, functools.partial(self._answered, ending, done))
+
+    def _post(self, ending: Ending, settle: Settle[Moved | None]) -> None:
         try:
-            return await self.batcher.submit(Ending(held, transition, seconds))
-        except Unavailable:
-            raise  # at a stop: the lease will end
-        except Exception as error:
+            self.batcher.post(ending, settle)
+        except Unavailable as error:
+            settle(error)
+
+    def _answered(self, ending: Ending, done: Done, answer: Moved | Exception | None) -> None:
+        held = ending.held
+        if not isinstance(answer, Exception):
+            done(held, answer)
+        elif isinstance(answer, Unavailable):
+            self._not_written(held, done, answer)
+        else:
             # The row itself was refused. The job must not be lost for that, nor run for ever.
-            logger.exception("end_not_storable", extra={"job_id": str(held.job.id)})
-            failed = Transition(
-                status=Status.FAILED,
-                ended=Ended.FAILED,
-                error=bounded_error(
-                    "NotStorable", f"the end of the attempt was refused by SQL: {type(error).__name__}"
-                ),
-            )
-            return await self.batcher.submit(Ending(held, failed, seconds))
+            logger.error("end_not_storable", extra={"job_id": str(held.job.id)}, exc_info=answer)
+            error = bounded_error("NotStorable", f"the end of the attempt was refused by SQL: {type(answer).__name__}")
+            failed = Ending(held, Transition(status=Status.FAILED, ended=Ended.FAILED, error=error), ending.seconds)
+            self._post(failed, functools.partial(self._answered_again, failed, done))
+
+    def _answered_again(self, ending: Ending, done: Done, answer: Moved | Exception | None) -> None:
+        if isinstance(answer, Exception):
+            self._not_written(ending.held, done, answer)
+        else:
+            done(ending.held, answer)
+
+    def _not_written(self, held: Held, done: Done, error: Exception) -> None:
+        """At a stop without the database: the lease will end, and another process takes the job."""
+        logger.error("end_not_written", extra={"job_id": str(held.job.id), "error": str(error)})
+        done(held, None)
 
     async def _flush(self, endings: Sequence[Ending]) -> Sequence[Moved | None]:
         moves = await self._settle(endings)

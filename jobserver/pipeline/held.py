@@ -34,6 +34,7 @@ class Holdings:
 
     def __init__(self) -> None:
         self._held: dict[UUID, Held] = {}
+        self._claims: set[Delivery] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -56,7 +57,18 @@ class Holdings:
             del self._held[held.job.id]
 
     def fences(self) -> list[tuple[UUID, int]]:
-        return [(held.job.id, held.job.fence) for held in self._held.values()]
+        # A copy first, made in one go: another thread asks.
+        return [(held.job.id, held.job.fence) for held in list(self._held.values())]
+
+    def claims(self) -> list[tuple[UUID, int]]:
+        """Job and fence of each claim under way: it may be ours already, and its answer not heard."""
+        return [(delivery.job_id, delivery.fence + 1) for delivery in list(self._claims)]
+
+    def begin_claim(self, delivery: Delivery) -> None:
+        self._claims.add(delivery)
+
+    def end_claim(self, delivery: Delivery) -> None:
+        self._claims.discard(delivery)
 
     def said(self, job: Claimed, progress: Progress) -> None:
         """A handler reported its progress; the heartbeat stores the latest."""

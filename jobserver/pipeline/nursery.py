@@ -10,6 +10,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from jobserver.pipeline.frames import BARREN, BORN, ENDED, FORK, KILL, NOTICE, ORDER, READY
@@ -49,9 +50,13 @@ class Forked:
 
 
 class Nursery:
-    """Owns the template, which is started with the first child. Lives on one event loop."""
+    """Owns the template, which is started with the first child. Lives on one event loop.
 
-    def __init__(self) -> None:
+    The template imports `modules`, once for all children: modules that start no threads.
+    """
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
+        self._modules = tuple(modules)
         self._starting = asyncio.Lock()
         self._process: Process | None = None
         self._control: socket.socket | None = None
@@ -108,7 +113,7 @@ class Nursery:
             async with asyncio.timeout(TEMPLATE_SECONDS):
                 try:
                     self._process = await asyncio.create_subprocess_exec(
-                        *(sys.executable, "-m", "jobserver.pipeline.template", str(theirs.fileno())),
+                        *(sys.executable, "-m", "jobserver.pipeline.template", str(theirs.fileno()), *self._modules),
                         stdin=DEVNULL,
                         pass_fds=(theirs.fileno(),),
                         env={**os.environ, "PYTHONPATH": os.pathsep.join(search_path())},

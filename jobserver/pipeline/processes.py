@@ -27,6 +27,7 @@ START_SECONDS: Final = 60.0  # a child imports the user's modules
 KILL_GRACE_SECONDS: Final = 2.0  # from being asked to end to being killed
 _REAP_SECONDS: Final = 5.0
 _UNSTARTED_DELAY_SECONDS: Final = 1.0
+_PACKAGE: Final = __name__.partition(".")[0]
 
 
 class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,11 @@ class ChildOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_result_bytes: int
     setup: str | None = None
     setup_arguments: dict[str, Any] = {}
+
+    def own_modules(self) -> list[str]:
+        """What is ours of the modules that a child imports: the same for each child, and the most of its start."""
+        names = [name.partition(":")[0] for name in (self.setup, *self.references) if name is not None]
+        return [name for name in names if name.partition(".")[0] == _PACKAGE]
 
 
 class Children:
@@ -47,7 +53,7 @@ class Children:
         self._slots = Slots(limit)
         # When a process dies, everything that it ran is a suspect: those wait for nobody.
         self._isolated = Slots(isolated_limit)
-        self._nursery = Nursery()
+        self._nursery = Nursery(options.own_modules())
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()
 

@@ -29,9 +29,10 @@ class Running:
     """An attempt from its claim to its outcome. `cancel` may be called at any time, and more than once."""
 
     __slots__ = (
-        "_ended",
+        "_begun",
         "_grace_seconds",
         "_loop",
+        "_on_given_up",
         "_stop",
         "_timer",
         "job",
@@ -47,9 +48,10 @@ class Running:
         self.timed_out = False
         self.started = False
         self.over = False
+        self._begun = 0.0
+        self._on_given_up: Callable[[], object] | None = None
         self._stop: Callable[[], object] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ended: asyncio.Future[Outcome | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._grace_seconds = math.inf
 
@@ -62,7 +64,7 @@ class Running:
             if first:
                 self._ask()
         if reason is CancelReason.SHUTDOWN and math.isfinite(self._grace_seconds):
-            self._give_up_after(min(self._grace_seconds, SHUTDOWN_GRACE_SECONDS))
+            self._give_up_after(self._grace())
 
     def time_out(self) -> None:
         """The attempt has used up its time."""
@@ -86,44 +88,50 @@ class Running:
         """How to ask: called once, and only after this."""
         self._stop = stop
 
-    def begin(self, loop: asyncio.AbstractEventLoop, *, grace_seconds: float) -> None:
-        """The handler starts now: so does its clock. An infinite grace: it is never given up."""
+    def begin(
+        self, loop: asyncio.AbstractEventLoop, *, grace_seconds: float, on_given_up: Callable[[], object]
+    ) -> None:
+        """The handler starts now, and so does its clock; `arm` must follow soon, unless it has ended by then.
+
+        `on_given_up` hears that it did not end within its grace. An infinite grace: it is never given up.
+        """
         self.started = True
         self._loop = loop
         self._grace_seconds = grace_seconds
-        self._ended = loop.create_future()
-        self._timer = loop.call_later(self.job.timeout_seconds, self.time_out)
+        self._on_given_up = on_given_up
+        self._begun = loop.time()
 
-    def end(self, outcome: Outcome) -> None:
-        """The handler ended. Too late when it was given up before."""
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(outcome)
+    def arm(self) -> None:
+        """Set the timer of a handler that has begun. Most have ended by then, and timers are dear."""
+        if self._loop is None or self._timer is not None or self.over:
+            return
+        self._timer = self._loop.call_at(self._begun + self.job.timeout_seconds, self.time_out)
+        if self.is_stopping():
+            # It was asked to end before there was a timer.
+            self._give_up_after(self._grace())
 
-    async def wait(self) -> Outcome | None:
-        """The outcome; None when the handler was given up. To be called after `begin`."""
-        if self._ended is None:
-            raise RuntimeError("wait before begin")
-        try:
-            return await self._ended
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
+    def close(self) -> None:
+        """The attempt is over, however it ended."""
+        self.over = True
+        self._stop = None
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _ask(self) -> None:
         if self._stop is not None:
             self._stop()
         self._give_up_after(self._grace_seconds)
 
+    def _grace(self) -> float:
+        shutdown = self.requested is CancelReason.SHUTDOWN and math.isfinite(self._grace_seconds)
+        return min(self._grace_seconds, SHUTDOWN_GRACE_SECONDS) if shutdown else self._grace_seconds
+
     def _give_up_after(self, seconds: float) -> None:
         if self._loop is None or self._timer is None:
             return
         self._timer.cancel()
-        if math.isfinite(seconds):
-            self._timer = self._loop.call_later(seconds, self._give_up)
-
-    def _give_up(self) -> None:
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
+        if math.isfinite(seconds) and self._on_given_up is not None:
+            self._timer = self._loop.call_later(seconds, self._on_given_up)
 
 
 def timeout(job: Claimed) -> Raised:

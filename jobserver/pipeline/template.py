@@ -1,7 +1,7 @@
 """The template: a process that has imported what every child needs, and forks one whenever the parent asks.
 
-Started by `nursery.py` as `python -m jobserver.pipeline.template FD`. It has one thread, no event loop and none of
-the user's modules, so that a fork of it is as good as a new process, and a hundred of them take a second.
+Started by `nursery.py` as `python -m jobserver.pipeline.template FD MODULE...`. It has one thread, no event loop and
+none of the user's modules, so that a fork of it is as good as a new process, and a hundred of them take a second.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import importlib
 import os
 import select
 import signal
@@ -20,9 +21,13 @@ from jobserver.pipeline.frames import BARREN, BORN, ENDED, FORK, KILL, NOTICE, O
 
 
 def main(arguments: list[str]) -> None:
-    """Fork until the parent closes the stream or is gone."""
+    """Import the modules, then fork until the parent closes the stream or is gone."""
     control = socket.socket(fileno=int(arguments[0]))
     control.set_inheritable(False)
+    for name in arguments[1:]:
+        # What cannot be imported here cannot be in a child either, which says so.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     # The parent decides when children end: Ctrl-C and the SIGTERM of a service manager reach the whole group.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, child.leave_to_parent)

@@ -11,8 +11,8 @@ import asyncio
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -223,6 +223,10 @@ class Database:
             self._writer = self._reader = _postgres_engine(self.url, pool_size, statement_seconds, keepalive_seconds)
             # What clients look at never takes the place of a claim, an end or a lease.
             self._looker = _postgres_engine(self.url, max(2, pool_size // 2), LOOK_SECONDS)
+        # Taken from the pool and not given back after each statement: that costs as much as twenty rows.
+        self._kept: list[AsyncConnection] = []
+        self._most_kept = pool_size // 2
+        self._closed = False
 
     def sibling(self, *, keepalive_seconds: int | None = None) -> Database:
         """The same database with the same clock, by one connection of its own, for another thread's event loop.
@@ -275,8 +279,24 @@ class Database:
 
     async def fetch(self, statement: str, columns: Columns | None = None, /, **scalars: Any) -> Sequence[Row]:
         """One statement, in a transaction of its own, in one round trip."""
-        async with self._session(self._writer) as (session, _):
-            return await session.fetch(statement, columns, **scalars)
+        if self.sqlite:
+            async with self._session(self._writer) as (session, _):
+                return await session.fetch(statement, columns, **scalars)
+        with self._unavailable():
+            connection = self._kept.pop() if self._kept else await self._writer.connect()
+            try:
+                driver = cast(Any, (await connection.get_raw_connection()).driver_connection)
+                rows = await _PostgresSession(self, driver, STATEMENT_SECONDS).fetch(statement, columns, **scalars)
+            except BaseException as error:
+                if isinstance(error, (*_UNAVAILABLE, asyncio.CancelledError)):
+                    await _drop(connection)
+                await connection.close()
+                raise
+            if len(self._kept) < self._most_kept and not self._closed:
+                self._kept.append(connection)
+            else:
+                await connection.close()
+            return rows
 
     async def select(self, query: sa.Select[Any]) -> Sequence[Mapping[str, Any]]:
         """A query built by SQLAlchemy, for the lists whose filters vary."""
@@ -285,6 +305,9 @@ class Database:
             return cast("Sequence[Mapping[str, Any]]", result.mappings().all())
 
     async def close(self) -> None:
+        self._closed = True
+        while self._kept:
+            await self._kept.pop().close()
         for engine in {self._writer, self._reader, self._looker}:
             await engine.dispose()
 
@@ -296,12 +319,12 @@ class Database:
     def pool_use(self) -> int:
         """Connections in use now."""
         pools = {self._writer.pool, self._reader.pool, self._looker.pool}
-        return sum(cast(Any, pool).checkedout() for pool in pools)
+        return sum(int(cast(Any, pool).checkedout()) for pool in pools) - len(self._kept)
 
     @asynccontextmanager
     async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         """A pooled connection; whatever says "the database is away" becomes DatabaseUnavailable."""
-        try:
+        with self._unavailable():
             async with engine.connect() as connection:
                 try:
                     yield connection
@@ -310,6 +333,12 @@ class Database:
                     if not self.sqlite:
                         await _drop(connection)
                     raise
+
+    @contextmanager
+    def _unavailable(self) -> Iterator[None]:
+        """Whatever says "the database is away" becomes DatabaseUnavailable."""
+        try:
+            yield
         except JobserverError:
             raise
         except DBAPIError as error:

@@ -274,7 +274,7 @@ class JobStore:
 
         Of two deliveries of the same job under the same fence the first is claimed and the other held.
         """
-        unique = sorted({(delivery.job_id, delivery.fence) for delivery in deliveries})
+        unique = sorted({(delivery.job_id, delivery.fence) for delivery in deliveries}, key=_order)
         rows = await self.database.fetch(
             "claim",
             {"id": [job_id for job_id, _ in unique], "fence": [fence for _, fence in unique]},
@@ -324,7 +324,7 @@ class JobStore:
         A claim (job and fence) that is named twice is settled once.
         """
         unique = {(each.job_id, each.fence): each for each in reversed(settlements)}
-        ordered = [unique[claim] for claim in sorted(unique)]
+        ordered = [unique[claim] for claim in sorted(unique, key=_order)]
         moved: dict[tuple[UUID, int], Moved] = {}
         if self.database.sqlite:
             async with self.database.write() as session:
@@ -663,6 +663,11 @@ class JobStore:
         )
 
 
+def _order(claim: tuple[UUID, int]) -> tuple[int, int]:
+    """In which rows are locked. By numbers: UUIDs are compared in Python, one call a pair."""
+    return claim[0].int, claim[1]
+
+
 _HELD: Final = Refusal("held")
 _LAST_ID: Final = UUID(int=2**128 - 1)
 _HISTORY: Final = ("job_id", "fence", "number", "started_at", "ended_at", "outcome", "error", "worker_id")
@@ -709,7 +714,7 @@ async def _without_deadlock(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def _insert_columns(jobs: Sequence[Submission]) -> dict[str, list[Any]]:
-    ordered = sorted(jobs, key=lambda job: job.id)
+    ordered = sorted(jobs, key=lambda job: job.id.int)
     return {
         "id": [job.id for job in ordered],
         "type": [job.type for job in ordered],

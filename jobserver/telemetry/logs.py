@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TextIO
 import msgspec
 import structlog
 
+from jobserver.job.attempt import CURRENT, log_fields
 from jobserver.job.model import bounded
 
 MAX_TEXT: Final = 32_768
@@ -28,6 +29,7 @@ def configure_logs(format_: LogFormat, level: str, stream: TextIO | None = None)
     stream = stream or sys.stderr
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _of_the_job,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
@@ -60,6 +62,15 @@ def configure_logs(format_: LogFormat, level: str, stream: TextIO | None = None)
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _of_the_job(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The ids of the job whose handler says this."""
+    job = CURRENT.get()
+    if job is not None:
+        for name, value in log_fields(job).items():
+            event.setdefault(name, value)
+    return event
 
 
 def _extra(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -8,10 +8,13 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 import structlog
+from prometheus_client import Counter
 
-from jobserver.job.model import Claimed, Ended, Job, JobError, Status
+from jobserver.job.model import TERMINAL, Claimed, Ended, Job, JobError, Status
 from jobserver.telemetry.metrics import BoundedLabel, Metrics
 
+# Names of types and queues that are not bounded yet: more of them than labels.
+MAX_KNOWN: Final = 5_000
 _EVENTS: Final = {
     Ended.COMPLETED: "job_completed",
     Ended.RETRYING: "job_retry_scheduled",
@@ -53,11 +56,12 @@ class Telemetry:
         self._stdlib = logging.getLogger("jobserver.life")
         self._type = BoundedLabel()
         self._queue = BoundedLabel()
+        self._known: dict[tuple[Any, ...], Any] = {}
 
     def submitted(self, jobs: Sequence[Job]) -> None:
         """Jobs are committed."""
         for job in jobs:
-            self.metrics.created.labels(self._type(job.type), self._queue(job.queue)).inc()
+            self._count(self.metrics.created, job.type, job.queue)
         if self._stdlib.isEnabledFor(logging.INFO):
             for job in jobs:
                 self._log.info(
@@ -80,19 +84,23 @@ class Telemetry:
     def claimed(self, job: Claimed) -> None:
         """A job is ours, under its new fence."""
         waited = (job.started_at - job.due_at).total_seconds()
-        self.metrics.wait_seconds.labels(self._queue(job.queue)).observe(max(0.0, waited))
+        key = (self.metrics.wait_seconds, job.queue)
+        child = self._known.get(key) or self._bind(key, self._queue(job.queue))
+        child.observe(max(0.0, waited))
         if self._stdlib.isEnabledFor(logging.INFO):
             self._log.info("job_claimed", **self._fields(job))
 
     def ended(self, job: Claimed, moved: MovedJob, ended: Ended, seconds: float, error: JobError | None) -> None:
         """An attempt of this process ended, and its transition was won. `seconds` is how long it ran."""
-        kind = self._type(job.type)
-        labels = (kind, self._queue(job.queue))
-        self._count(ended, moved.status, labels)
-        self.metrics.attempt_seconds.labels(kind, ended.value).observe(seconds)
-        if moved.status in {Status.COMPLETED, Status.FAILED, Status.CANCELED}:
+        self._count_end(ended, moved.status, job.type, job.queue)
+        key: tuple[Any, ...] = (self.metrics.attempt_seconds, job.type, ended)
+        child = self._known.get(key) or self._bind(key, self._type(job.type), ended.value)
+        child.observe(seconds)
+        if moved.status in TERMINAL:
             age = (job.started_at - job.created_at).total_seconds() + seconds
-            self.metrics.end_to_end_seconds.labels(kind).observe(max(0.0, age))
+            key = (self.metrics.end_to_end_seconds, job.type)
+            child = self._known.get(key) or self._bind(key, self._type(job.type))
+            child.observe(max(0.0, age))
         level = logging.WARNING if ended in {Ended.FAILED, Ended.LEASE_LOST} else logging.INFO
         if self._stdlib.isEnabledFor(level):
             fields = self._fields(job) | {"status": moved.status.value, "seconds": round(seconds, 6)}
@@ -102,20 +110,19 @@ class Telemetry:
 
     def reclaimed(self, job: Claimed, moved: MovedJob, lost_by: str) -> None:
         """A job whose lease was lost was taken back."""
-        labels = (self._type(job.type), self._queue(job.queue))
-        self.metrics.reclaimed.labels(*labels).inc()
+        self._count(self.metrics.reclaimed, job.type, job.queue)
         if moved.status is Status.FAILED:
-            self.metrics.crashed.labels(*labels).inc()
-            self.metrics.failed.labels(*labels).inc()
+            self._count(self.metrics.crashed, job.type, job.queue)
+            self._count(self.metrics.failed, job.type, job.queue)
         elif moved.status is Status.CANCELED:
-            self.metrics.canceled.labels(*labels).inc()
+            self._count(self.metrics.canceled, job.type, job.queue)
         self._log.warning(
             "job_reclaimed", **self._fields(job), status=moved.status.value, lost_by=lost_by, crashes=job.crashes + 1
         )
 
     def canceled(self, moved: MovedJob) -> None:
         """A waiting job was canceled."""
-        self.metrics.canceled.labels(self._type(moved.type), self._queue(moved.queue)).inc()
+        self._count(self.metrics.canceled, moved.type, moved.queue)
         self._log.info("job_canceled", job_id=str(moved.job_id), type=moved.type, queue=moved.queue)
 
     def cancel_requested(self, job_id: UUID, worker_id: str | None) -> None:
@@ -124,14 +131,13 @@ class Telemetry:
 
     def replayed(self, job_id: UUID, kind: str, queue: str) -> None:
         """A failed or canceled job is queued again."""
-        self.metrics.replayed.labels(self._type(kind), self._queue(queue)).inc()
+        self._count(self.metrics.replayed, kind, queue)
         self._log.info("job_replayed", job_id=str(job_id), type=kind, queue=queue)
 
     def expired(self, moved: MovedJob) -> None:
         """A waiting job's time was over."""
-        labels = (self._type(moved.type), self._queue(moved.queue))
-        self.metrics.expired.labels(*labels).inc()
-        self.metrics.failed.labels(*labels).inc()
+        self._count(self.metrics.expired, moved.type, moved.queue)
+        self._count(self.metrics.failed, moved.type, moved.queue)
         self._log.warning("job_expired", job_id=str(moved.job_id), type=moved.type, queue=moved.queue)
 
     def stale(self, job: Claimed, step: str) -> None:
@@ -174,7 +180,7 @@ class Telemetry:
     def connections_rebuilt(self) -> None:
         """Work waited and nothing was read: the connections to Redis are new."""
         self.metrics.rebuilt.inc()
-        self.warn("connections_rebuilt")
+        self._log.warning("connections_rebuilt", worker_id=self._worker_id)
 
     def flushed(self, batcher: str, items: int, seconds: float) -> None:
         """A batcher wrote."""
@@ -189,21 +195,34 @@ class Telemetry:
         """Something about the process itself that somebody should look at."""
         self._log.warning(event, worker_id=self._worker_id, **fields)
 
-    def _count(self, ended: Ended, status: Status, labels: tuple[str, str]) -> None:
-        counter = {
-            Status.COMPLETED: self.metrics.completed,
-            Status.FAILED: self.metrics.failed,
-            Status.CANCELED: self.metrics.canceled,
-            Status.RETRYING: self.metrics.retried,
-        }.get(status)
-        if ended is Ended.SNOOZED:
-            counter = self.metrics.snoozed
+    def _count_end(self, ended: Ended, status: Status, kind: str, queue: str) -> None:
+        metrics = self.metrics
+        if status is Status.COMPLETED:
+            self._count(metrics.completed, kind, queue)
+        elif ended is Ended.SNOOZED:
+            self._count(metrics.snoozed, kind, queue)
         elif ended is Ended.HANDED_BACK:
-            counter = self.metrics.handed_back
-        if counter is not None:
-            counter.labels(*labels).inc()
-        if ended is Ended.LEASE_LOST and status is Status.FAILED:
-            self.metrics.crashed.labels(*labels).inc()
+            self._count(metrics.handed_back, kind, queue)
+        elif status is Status.RETRYING:
+            self._count(metrics.retried, kind, queue)
+        elif status is Status.CANCELED:
+            self._count(metrics.canceled, kind, queue)
+        elif status is Status.FAILED:
+            self._count(metrics.failed, kind, queue)
+            if ended is Ended.LEASE_LOST:
+                self._count(metrics.crashed, kind, queue)
+
+    def _count(self, counter: Counter, kind: str, queue: str, n: int = 1) -> None:
+        key = (counter, kind, queue)
+        child = self._known.get(key) or self._bind(key, self._type(kind), self._queue(queue))
+        child.inc(n)
+
+    def _bind(self, key: tuple[Any, ...], *labels: str) -> Any:
+        """The child of a metric for these labels. Finding one costs more than counting: it is remembered."""
+        if len(self._known) > MAX_KNOWN:
+            self._known.clear()
+        child = self._known[key] = key[0].labels(*labels)
+        return child
 
     def _fields(self, job: Claimed) -> dict[str, Any]:
         return {

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -21,7 +21,7 @@ from jobserver.torture.history import CHILD_DEATH, DEATH, HANDED_BACK, LEASE_LOS
 from jobserver.torture.processes import Processes
 from jobserver.torture.proxy import Mode
 from jobserver.torture.resp import RedisError
-from jobserver.torture.schedule import Event, Single
+from jobserver.torture.schedule import Event, Lane, Single
 
 LEASE_SECONDS: Final = 3.0
 # For so long a handler may hold up the event loop and lose nothing.
@@ -60,8 +60,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     seconds: tuple[float, float]
     explains: frozenset[str] = frozenset()
     pairs: frozenset[str] = BOTH
-    # Those of a lane come one after another; of two lanes, two may be under way at once.
-    lane: Literal["redis", "others"] = "others"
+    lane: Lane = "others"
 
 
 # Processes.

@@ -102,6 +102,8 @@ class Processes:
 
     async def restart(self, slot: int, *, clock_offset_seconds: float = 0.0) -> None:
         """Stop gracefully, and return when its successor is ready, whose clock is that much ahead."""
+        # One that still starts, after a fault before, knows no graceful stop.
+        await self.ready(slot)
         child = self._children[slot]
         if child is None:
             return

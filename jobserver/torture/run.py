@@ -37,7 +37,7 @@ from jobserver.torture.oracle import read_runs
 from jobserver.torture.processes import Processes
 from jobserver.torture.report import Measured, Progress, Report, Setup, report, show
 from jobserver.torture.resp import RedisError
-from jobserver.torture.schedule import Event, fault_events
+from jobserver.torture.schedule import QUIET_SECONDS, Event, fault_events
 from jobserver.torture.watch import Watch
 
 MAX_CRASHES: Final = 3
@@ -46,7 +46,6 @@ MAX_CRASHES: Final = 3
 QUIESCE_SECONDS: Final = 150.0
 POLL_SECONDS: Final = 0.25
 SETTLE_POLL_SECONDS: Final = 1.0
-LANES: Final = ("redis", "others")
 FAULTY_HANDLERS: Final[Mapping[str, str]] = {
     "torture.poison": "poison",
     "torture.block": "loop_block",
@@ -95,7 +94,7 @@ async def torture(options: Options, progress: Progress) -> Report:
             seconds=options.minutes * 60,
             processes=options.processes,
         )
-        for lane in LANES
+        for lane in QUIET_SECONDS
     ]
     progress.say(
         f"torture: seed {options.seed}, {options.minutes:g} min, {options.processes} processes on {options.pair}, "

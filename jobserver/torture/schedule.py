@@ -10,15 +10,19 @@ import msgspec
 
 QUEUES: Final = ("default", "bulk", "mail")
 PRIORITIES: Final = ("high", "normal", "normal", "low")
-QUIET_SECONDS: Final = (0.8, 2.5)
 FIRST_SECONDS: Final = 2.0
 COMPLETED: Final = frozenset({"completed"})
 FAILED: Final = frozenset({"failed"})
 
 Engine = Literal["sql", "redis"]
+# Faults of a lane come one after another; of two lanes, two may be under way at once.
+Lane = Literal["redis", "others"]
 Follow = Literal["nothing", "cancel", "replay", "look"]
 # Jobs that are themselves faults.
 Single = Literal["poison", "block", "hang"]
+
+
+QUIET_SECONDS: Final[Mapping[Lane, tuple[float, float]]] = {"redis": (3.0, 8.0), "others": (0.8, 2.5)}
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +52,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fault_events(
-    seed: int, lane: str, durations: Mapping[str, tuple[float, float]], *, seconds: float, processes: int
+    seed: int, lane: Lane, durations: Mapping[str, tuple[float, float]], *, seconds: float, processes: int
 ) -> list[Event]:
     """The faults of a lane: one after another until the time is used up, all of them before any comes again.
 
@@ -71,7 +75,7 @@ def fault_events(
             if at + lasts > seconds:
                 return events
             events.append(event)
-            at += lasts + chosen.uniform(*QUIET_SECONDS)
+            at += lasts + chosen.uniform(*QUIET_SECONDS[lane])
     return events
 
 

@@ -38,7 +38,9 @@ class Hear:
         self._ear: asyncio.Task[None] | None = None
         self.loop = Loop("hear", HEAR_SECONDS, self.step)
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """The first turn comes before anything is asked of this process. Raises DatabaseUnavailable."""
+        await self.step()
         self.loop.start()
         self._ear = asyncio.create_task(self._listen(), name="upkeep wakes")
 

@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from jobserver.errors import Unavailable
-from jobserver.pipeline.execute import job_of_task
+from jobserver.job.model import Claimed
 from jobserver.pipeline.held import Holdings
 from jobserver.store.engine import Database
 from jobserver.store.jobs import JobStore
@@ -50,11 +50,13 @@ class Heartbeat:
         *,
         lease_seconds: float,
         max_loop_block_seconds: float,
+        job_of: Callable[[asyncio.Task[Any]], Claimed | None] = lambda task: None,
     ) -> None:
         self._database = database
         self._telemetry = telemetry
         self._lease_seconds = lease_seconds
         self._max_block_seconds = max_loop_block_seconds
+        self._job_of = job_of
         self._holdings = holdings
         self.pulse = Pulse(holdings, identity, lease_seconds=lease_seconds, refuse=self._refuse)
         self._watched: asyncio.AbstractEventLoop | None = None
@@ -140,6 +142,8 @@ class Heartbeat:
         watch = asyncio.create_task(self._watch(), name="watch")
         try:
             try:
+                # A first lease must not wait for its connection, which takes its time on a busy machine.
+                await WorkerStore(leases).measure_clock()
                 await self.pulse.beat(workers)
             except Exception as error:
                 self._tell(self._answer_start, error)
@@ -200,7 +204,8 @@ class Heartbeat:
             await asyncio.sleep(WATCH_SECONDS)
             now = time.monotonic()
             late = now - slept - WATCH_SECONDS
-            if late > PAUSED_SECONDS and time.process_time() - busy < late / 2:
+            paused = late > PAUSED_SECONDS and time.process_time() - busy < late / 2
+            if paused and self._ticked < self._asked:
                 # The whole process was paused: that is not the loop's fault.
                 self._asked += late
             self.look(now)
@@ -233,7 +238,8 @@ class Heartbeat:
     def _culprit(self) -> tuple[str, str | None, str]:
         """Type and id of the job whose handler runs on the loop ("" when none does), and the line where it is."""
         task = None if self._watched is None else asyncio.current_task(self._watched)
-        kind, job_id = job_of_task(task.get_name() if task is not None else "") or ("", None)
+        job = None if task is None else self._job_of(task)
+        kind, job_id = ("", None) if job is None else (job.type, str(job.id))
         frame = sys._current_frames().get(self._watched_thread)
         at = "unknown"
         if frame is not None:

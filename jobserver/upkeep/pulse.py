@@ -122,10 +122,12 @@ class Pulse:
     async def extend(self, store: JobStore) -> float | None:
         """Extend the leases of what is held. Returns the seconds until that is to be tried again, None: as usual."""
         held = self._holdings.fences()
-        if not held:
+        # While the loop is blocked nobody hears that a claim was won, and its lease runs.
+        leases = list({*held, *self._holdings.claims()})
+        if not leases:
             return None
         try:
-            still_ours = await store.extend_leases(held, lease_seconds=self._lease_seconds)
+            still_ours = await store.extend_leases(leases, lease_seconds=self._lease_seconds)
         except DatabaseUnavailable as error:
             # At once again, on another connection: one that stalls must not cost the leases.
             logger.warning("leases_not_extended", extra={"jobs": len(held), "error": str(error)})

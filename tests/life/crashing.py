@@ -23,9 +23,7 @@ from jobserver.store.engine import _PostgresSession, _SqliteSession
 from jobserver.store.jobs import JobStore, Moved
 from jobserver.stream.client import StreamClient
 from jobserver.stream.jobs import JobStream
-from tests.life.handlers_noted import handlers
-
-__all__ = ["CRASH_AT", "GO_ON", "POINTS", "Point", "arm", "handlers", "said"]
+from tests.life.handlers_noted import handlers as handlers  # what the command line names
 
 CRASH_AT: Final = "CRASH_AT"
 # A file: while it is missing, what is held up waits.
@@ -61,19 +59,9 @@ class Here:
         raise AssertionError("alive after SIGKILL")
 
 
-def _any(arguments: Arguments) -> bool:
-    return True
-
-
-def before(wanted: Callable[[Arguments], bool] = _any) -> Around:
+async def before(here: Here, call: Call, owner: Any, arguments: Arguments) -> NoReturn:
     """Die instead of making the call."""
-
-    async def around(here: Here, call: Call, owner: Any, arguments: Arguments) -> Any:
-        if wanted(arguments):
-            here.die()
-        return await call()
-
-    return around
+    here.die()
 
 
 def after(wanted: Callable[[Any], object] = bool) -> Around:
@@ -95,11 +83,11 @@ def uncommitted(statement: str, wanted: Callable[[dict[str, Any]], bool] = bool)
 
     async def around(here: Here, call: Call, owner: Any, arguments: Arguments) -> Any:
         name, columns = arguments[0], arguments[1] if len(arguments) > 1 else {}
-        here_it_is = name == statement and wanted(columns)
-        if here_it_is and not _in_transaction(owner):
+        is_wanted = name == statement and wanted(columns)
+        if is_wanted and not _in_transaction(owner):
             here.die()
         rows = await call()
-        if here_it_is:
+        if is_wanted:
             here.die()
         return rows
 
@@ -130,7 +118,7 @@ async def unanswered(here: Here, call: Call, owner: Any, arguments: Arguments) -
     raise DatabaseUnavailable("no answer, by order of a test")
 
 
-def held_up(wanted: Callable[[Arguments], bool] = _any) -> Around:
+def held_up(wanted: Callable[[Arguments], bool] = bool) -> Around:
     """The call waits for the test, while everything else goes on."""
     go_on = Path(os.environ.get(GO_ON, "/nonexistent"))
 
@@ -198,7 +186,7 @@ POINTS: Final[dict[str, Point]] = {
         "submit", held_up(_adds), ((JobStream, "apply"),), "the job was accepted; reconcile publishes it"
     ),
     "claim: after XREADGROUP, before the UPDATE": Point(
-        "claim", before(), _CLAIM, "XAUTOCLAIM brings the message to another process; nothing is counted"
+        "claim", before, _CLAIM, "XAUTOCLAIM brings the message to another process; nothing is counted"
     ),
     "claim: after COMMIT, before the handler": Point(
         "claim", after(_won), _CLAIM, "the lease ends and the job is reclaimed; the message that comes again is dropped"
@@ -207,7 +195,7 @@ POINTS: Final[dict[str, Point]] = {
         "claim", reply_lost(_won), _CLAIM, "the claim token says that it was ours; the job runs once"
     ),
     "heartbeat: before the leases are extended": Point(
-        "heartbeat", before(), _EXTEND, "the lease ends, the job is reclaimed"
+        "heartbeat", before, _EXTEND, "the lease ends, the job is reclaimed"
     ),
     "heartbeat: after the leases were extended": Point(
         "heartbeat", after(), _EXTEND, "the longer lease ends, the job is reclaimed"

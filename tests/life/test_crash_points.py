@@ -201,8 +201,9 @@ def notes(tmp_path: Path) -> Notes:
 
 
 async def died(server: ServerProcess, point: str) -> None:
+    """A server has killed itself where it should."""
     assert await server.exit_code() == -signal.SIGKILL
-    assert said(point) in server.stderr
+    assert said(point) in server.stderr, f"it died elsewhere, so nobody knows whether {POINTS[point].then}"
 
 
 async def at(server: ServerProcess, point: str) -> None:

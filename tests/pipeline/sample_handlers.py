@@ -10,14 +10,20 @@ import threading
 import time
 from typing import Any
 
-import structlog
-
 from jobserver.errors import Cancel, NotRetryable, Retry, Snooze
-from jobserver.job.attempt import Attempt
+from jobserver.job.attempt import CURRENT, Attempt, log_fields
 from jobserver.job.handlers import Handlers
 from jobserver.job.signature import Payload
 
 handlers = Handlers()
+
+
+def log_context() -> dict[str, object]:
+    """What a log line from here would carry."""
+    job = CURRENT.get()
+    return {} if job is None else log_fields(job)
+
+
 SETUP: dict[str, Any] = {}
 
 
@@ -37,12 +43,12 @@ async def echo(payload: Payload) -> Any:
 
 @handlers.handler("context")
 async def context() -> dict[str, Any]:
-    return structlog.contextvars.get_contextvars()
+    return log_context()
 
 
 @handlers.handler("context.thread")
 def context_of_thread() -> dict[str, Any]:
-    return {**structlog.contextvars.get_contextvars(), "thread": threading.current_thread().name}
+    return {**log_context(), "thread": threading.current_thread().name}
 
 
 @handlers.handler("progress")
@@ -189,7 +195,7 @@ def process(attempt: Attempt, text: str = "") -> dict[str, Any]:
         "text": text,
         "attempt": attempt.number,
         "left": attempt.seconds_left,
-        "context": structlog.contextvars.get_contextvars(),
+        "context": log_context(),
         "setup": SETUP,
     }
 

@@ -224,6 +224,21 @@ async def test_a_duplicate_message_runs_nothing_twice(server: Server, work: Work
         assert work.ran == [job.id]
 
 
+async def test_the_own_message_of_a_job_that_runs_here_stays_pending(server: Server, work: Work) -> None:
+    """XAUTOCLAIM brings it again when its handler runs for longer than a lease."""
+    async with consuming(server):
+        job = await submitted(server, "gate")
+        await eventually(lambda: work.ran)
+        held = server.holdings.get(job.id)
+        assert held is not None
+        server.consumers.take([held.delivery])
+        await eventually(lambda: server.consumers.free == 1)
+        await eventually(server.deliveries._idle.is_set)
+        assert await redis_of(server) == (1, 1, 0)
+        work.gate.set()
+        assert (await ended(server, job.id)).attempt == 1
+
+
 async def eventually_is(server: Server, expected: tuple[int, int, int]) -> bool:
     async def equal() -> bool:
         assert await redis_of(server) == expected
@@ -288,23 +303,41 @@ async def test_a_claim_whose_commit_was_not_confirmed_runs_once(
 
 
 async def test_a_fault_of_one_attempt_stops_no_consumer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = server.executor.run
+    start = server.executor.start
     faults = 4
 
-    async def faulty(running: Any) -> Any:
+    def faulty(running: Any, ended: Any) -> Any:
         nonlocal faults
         if faults:
             faults -= 1
             raise RuntimeError("a fault of ours")
-        return await run(running)
+        return start(running, ended)
 
-    monkeypatch.setattr(server.executor, "run", faulty)
+    monkeypatch.setattr(server.executor, "start", faulty)
     async with consuming(server):
         lost = [await submitted(server, "echo") for _ in range(4)]
         await eventually(lambda: faults == 0)
         assert (await ended(server, (await submitted(server, "echo")).id)).status is Status.COMPLETED
         # Reclaimed once their leases are over.
         assert [await status_of(server, job.id) for job in lost] == [Status.RUNNING] * 4
+
+
+async def test_nothing_is_read_while_others_take_this_process_for_dead(server: Server, work: Work) -> None:
+    asked = 0
+    lives = False
+
+    def may_claim() -> bool:
+        nonlocal asked
+        asked += 1
+        return lives
+
+    server.consumers.may_claim = may_claim
+    async with consuming(server):
+        job = await submitted(server, "note", {"n": 1})
+        await eventually(lambda: server.deliveries._idle.is_set() and asked > 2)
+        assert await redis_of(server) == (1, 0, 0)
+        lives = True
+        assert (await ended(server, job.id)).status is Status.COMPLETED
 
 
 async def test_a_wiped_stream_is_noticed_by_who_reads_it(server: Server) -> None:
@@ -345,6 +378,34 @@ async def test_a_drain_lets_what_runs_end_and_starts_nothing_more(server: Server
             return await redis_of(server) == (4, 0, 0)
 
         await eventually(given_back)
+
+
+async def test_what_is_claimed_while_a_drain_begins_is_handed_back(
+    server: Server, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = server.store.claim
+    committed, drains = asyncio.Event(), asyncio.Event()
+
+    async def answered_late(*args: Any, **options: Any) -> Any:
+        answer = await claim(*args, **options)
+        committed.set()
+        await drains.wait()
+        return answer
+
+    monkeypatch.setattr(server.store, "claim", answered_late)
+    async with writing(server), server.executor:
+        server.consumers.start()
+        job = await submitted(server, "note", {"n": 1})
+        async with asyncio.timeout(10):
+            await committed.wait()
+        draining = asyncio.create_task(server.consumers.drain(within_seconds=5))
+        await eventually(server.consumers._draining.is_set)
+        drains.set()
+        await draining
+        await server.consumers.close()
+        assert work.ran == []
+        assert await outcomes(server, job.id) == ["handed_back"]
+        assert (await job_of(server, job.id)).attempt == 0
 
 
 async def test_at_its_deadline_a_drain_hands_back_what_runs(server: Server, work: Work) -> None:

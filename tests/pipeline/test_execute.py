@@ -31,7 +31,8 @@ async def recorded() -> AsyncIterator[Recorded]:
 
 async def until_started(running: Running) -> None:
     """With a place free, the attempt begins in the first turn of the loop, and its handler in the second."""
-    await asyncio.sleep(0)
+    for _ in range(2):
+        await asyncio.sleep(0)
     assert running.started
     await asyncio.sleep(0)
 

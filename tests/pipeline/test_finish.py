@@ -15,7 +15,7 @@ from jobserver.server import Server
 from tests.conftest import Pair
 from tests.engines import EngineMissingError, PostgresServer, eventually
 from tests.jobs import claimed, raised, settled
-from tests.parts import job_of, outcomes, parts, submitted, writing
+from tests.parts import finished, job_of, outcomes, parts, submitted, writing
 from tests.stream.messages import ME, NORMAL
 
 
@@ -75,7 +75,7 @@ async def test_each_end_is_written_and_told(
     server: Server, outcome: Outcome, status: Status, delayed: int, added: int, dead: int
 ) -> None:
     one = await held(server)
-    moved = await server.finisher.finish(one, outcome)
+    moved = await finished(server, one, outcome)
     assert moved is not None
     assert (moved.status, moved.fence) == (status, 2)
     job = await job_of(server, one.job.id)
@@ -98,7 +98,7 @@ async def test_a_zombie_writes_nothing_and_takes_its_message_with_it(server: Ser
     zombie = await held(server)
     lost = LeaseLost(bounded_error("LeaseLost", "gone"))
     await settled(server.store, zombie.job, lost)
-    assert await server.finisher.finish(zombie, raised(retryable=False)) is None
+    assert await finished(server, zombie, raised(retryable=False)) is None
     job = await job_of(server, zombie.job.id)
     assert (job.status, job.fence) == (Status.RETRYING, 2)
     assert await outcomes(server, job.id) == ["lease_lost"]
@@ -121,7 +121,7 @@ async def test_ends_that_arrive_together_share_a_commit(server: Server, monkeypa
         return await settle(settlements, **options)
 
     monkeypatch.setattr(server.store, "settle", counted)
-    moves = await asyncio.gather(*(server.finisher.finish(each, Returned(b"1")) for each in jobs))
+    moves = await asyncio.gather(*(finished(server, each, Returned(b"1")) for each in jobs))
     assert all(moved is not None and moved.status is Status.COMPLETED for moved in moves)
     assert sum(sizes) == 30
     assert len(sizes) <= 4
@@ -131,9 +131,9 @@ async def test_an_end_that_sql_refuses_fails_its_own_job_only(server: Server) ->
     good = [await held(server) for _ in range(4)]
     bad = await held(server)
     moves = await asyncio.gather(
-        *(server.finisher.finish(each, Returned(b"1")) for each in good[:2]),
-        server.finisher.finish(bad, Returned(b"\xff")),
-        *(server.finisher.finish(each, Returned(b"1")) for each in good[2:]),
+        *(finished(server, each, Returned(b"1")) for each in good[:2]),
+        finished(server, bad, Returned(b"\xff")),
+        *(finished(server, each, Returned(b"1")) for each in good[2:]),
     )
     statuses = [moved.status if moved is not None else None for moved in moves]
     assert statuses == [Status.COMPLETED] * 2 + [Status.FAILED] + [Status.COMPLETED] * 2
@@ -157,7 +157,7 @@ async def test_an_end_whose_commit_was_not_confirmed_is_written_and_counted_once
 
     monkeypatch.setattr(server.store, "settle", unconfirmed)
     one = await held(server)
-    moved = await server.finisher.finish(one, raised(retryable=False))
+    moved = await finished(server, one, raised(retryable=False))
     assert moved is not None
     assert (moved.status, moved.fence, calls) == (Status.FAILED, 2, [False, True, True])
     assert await outcomes(server, one.job.id) == ["failed"]
@@ -187,7 +187,7 @@ async def test_a_database_that_goes_away_in_between_gets_the_end_once(
         own_postgres.kill()
     else:
         own_postgres.pause()
-    ends = [asyncio.create_task(away.finisher.finish(each, Returned(b"1"))) for each in jobs]
+    ends = [asyncio.create_task(finished(away, each, Returned(b"1"))) for each in jobs]
     async with asyncio.timeout(20):
         await failed.wait()
     assert not any(end.done() for end in ends)

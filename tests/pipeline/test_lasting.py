@@ -69,10 +69,14 @@ async def test_work_that_returns_is_over_and_a_cancelled_task_is_not_begun_again
 
 
 async def test_a_fetcher_a_flight_and_the_deliveries_that_end_by_themselves_go_on(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sqlite_url: str,
+    redis_url: str,
+    redis_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What they await may end in a CancelledError that nobody asked for."""
-    async with running(pair, Handlers()) as server:
+    async with running(Pair("sqlite", sqlite_url, redis_url, redis_prefix), Handlers()) as server:
         leaks = {"fetch": 1, "apply": 1, "insert": 1}
 
         def leaking(owner: object, name: str) -> None:

@@ -73,10 +73,13 @@ async def test_an_end_of_another_process_is_seen_by_looking(store: JobStore, wai
         assert (await waiting[2]).status is Status.FAILED
 
 
-async def test_a_job_that_is_deleted_meanwhile_is_not_found(store: JobStore, waiters: Waiters) -> None:
+async def test_a_job_that_is_deleted_meanwhile_is_not_found(
+    store: JobStore, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobserver.pipeline.waiting.LOOK_SECONDS", 3.0)
     job_id = await job_in(store, Status.QUEUED)
     waiting = asyncio.create_task(waiters.wait(job_id, 60))
-    # Its own first look must not come between the end and the deletion.
+    # Neither its own first look nor the one for all may come between the end and the deletion.
     await eventually(lambda: waiters._looker is not None)
     await settled(store, await claimed(store, job_id), raised(retryable=False))
     await store.delete_failed([job_id])

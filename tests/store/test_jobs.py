@@ -524,3 +524,83 @@ async def test_a_cancel_that_races_with_a_failure_costs_no_retry(store: JobStore
     assert found is not None
     assert (found.status, found.retry_count) == (Status.CANCELED, 0)
     assert found.run_at <= found.updated_at
+
+
+# Each guard by itself: the job is such that no other guard of the statement refuses.
+
+
+async def run_again(store: JobStore) -> tuple[Claimed, Claimed]:
+    """The claim that was lost, and the one that holds the job now."""
+    job_id = await job_in(store, Status.QUEUED)
+    zombie = await claimed(store, job_id)
+    await settled(store, zombie, HandedBack())
+    return zombie, await claimed(store, job_id, zombie.fence + 1)
+
+
+async def test_a_zombie_cannot_end_a_job_that_runs_again(store: JobStore, views: Views) -> None:
+    zombie, holder = await run_again(store)
+    assert await settled(store, zombie, Returned(b'"zombie"')) is None
+    job = await views.job(holder.id)
+    assert job is not None
+    assert (job.status, job.fence, job.result) == (Status.RUNNING, holder.fence, None)
+
+
+async def test_a_lease_is_extended_for_the_holder_only(store: JobStore, views: Views) -> None:
+    zombie, holder = await run_again(store)
+    before = await views.job(holder.id)
+    assert await store.extend_leases([(zombie.id, zombie.fence)], lease_seconds=600.0) == frozenset()
+    assert await views.job(holder.id) == before
+    assert await store.extend_leases([(holder.id, holder.fence)], lease_seconds=600.0) == frozenset({holder.id})
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.RUNNING])
+async def test_what_does_not_run_has_no_lease_and_no_progress(store: JobStore, views: Views, status: Status) -> None:
+    before = await views.job(await job_in(store, status))
+    assert before is not None
+    assert await store.extend_leases([(before.id, before.fence)], lease_seconds=600.0) == frozenset()
+    await store.save_progress([(before.id, before.fence, Progress(99.0, "late"))])
+    assert await views.job(before.id) == before
+
+
+async def test_a_message_of_another_fence_changes_nothing(store: JobStore, views: Views) -> None:
+    job = await claimed(store, await job_in(store, Status.QUEUED))
+    await settled(store, job, HandedBack())
+    before = await views.job(job.id)
+    assert before is not None
+    assert (before.status, before.fence) == (Status.QUEUED, 2)
+    for fence in (0, 1, 3):
+        assert isinstance(await try_claim(store, job.id, fence), Refusal)
+        assert await views.job(job.id) == before
+
+
+async def test_only_waiting_jobs_are_overtaken(store: JobStore, views: Views, database: Database) -> None:
+    jobs = {status: await job_in(store, status) for status in Status}
+    mark = database.clock.now() + timedelta(hours=1)
+    found = await store.bump_overtaken([("default", Priority.NORMAL, mark)], limit=100)
+    waiting = {jobs[status] for status in (Status.QUEUED, Status.SCHEDULED, Status.RETRYING)}
+    assert {each.job_id for each in found} == waiting
+    assert len(found) == len(waiting)
+
+
+async def test_an_end_that_is_named_twice_is_won_once(store: JobStore) -> None:
+    job = await claimed(store, await job_in(store, Status.QUEUED))
+    end = Settlement(job.id, job.fence, Transition(status=Status.COMPLETED, ended=Ended.COMPLETED, result=b"1"))
+    first, second = await store.settle([end, end])
+    assert first is not None
+    assert second is None
+
+
+async def test_an_end_that_is_confirmed_late_says_nothing_of_what_came_after(store: JobStore) -> None:
+    """The job has moved on: what it is now was told by whoever moved it."""
+    job = await claimed(store, await job_in(store, Status.QUEUED))
+    mine = Settlement(job.id, job.fence, Transition(status=Status.QUEUED, ended=Ended.HANDED_BACK))
+    await store.settle([mine])
+    await claimed(store, job.id, job.fence + 1)
+    assert await store.settle([mine], repeated=True) == [None]
+
+
+async def test_a_key_is_known_for_its_time_however_its_job_ended(store: JobStore) -> None:
+    first = await inserted(store, idempotency_key="k", fingerprint=b"f")
+    await settled(store, await claimed(store, first.job.id), Returned(b"1"))
+    again = await inserted(store, idempotency_key="k", fingerprint=b"f")
+    assert (again.created, again.job.id, again.job.status) == (False, first.job.id, Status.COMPLETED)

@@ -36,6 +36,6 @@ async def test_a_turn_brings_queues(consumer: Server) -> None:
 async def test_hearing_needs_no_redis(pair: Pair, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     async with parts(pair, gate.handlers) as server:
         monkeypatch.setitem(server.stream._client.reader.connection_pool.connection_kwargs, "port", 1)
-        server.hear.start()
+        await server.hear.start()
         await eventually(lambda: server.hear._turns > 1)
         await server.hear.close()

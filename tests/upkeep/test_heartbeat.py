@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
 from jobserver.errors import DatabaseUnavailable
 from jobserver.job.handlers import Handlers
 from jobserver.job.model import Status
-from jobserver.pipeline.execute import job_of_task
 from jobserver.server import Server
 from jobserver.store.engine import Database
 from jobserver.store.workers import WorkerStore
@@ -126,10 +127,18 @@ async def test_while_the_heart_stands_still_nothing_is_sent(pair: Pair, monkeypa
         assert heartbeat.pulse.beats == sent + 2
 
 
-def test_a_task_says_which_job_it_runs() -> None:
-    assert job_of_task("job mail.send 0192") == ("mail.send", "0192")
-    assert job_of_task("consumer 3") is None
-    assert job_of_task("") is None
+async def test_while_the_heart_stands_still_no_lease_is_extended(
+    consumer: Server, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await running_job(consumer, gate)
+    monkeypatch.setattr(consumer.heartbeat, "_hung", True)
+    assert await consumer.heartbeat._lease_step(consumer.store) is None
+    assert (await job_of(consumer, job.id)).lease_expires_at == job.lease_expires_at
+    monkeypatch.setattr(consumer.heartbeat, "_hung", False)
+    await consumer.heartbeat._lease_step(consumer.store)
+    assert (await job_of(consumer, job.id)).lease_expires_at != job.lease_expires_at
+    gate.open.set()
+    await ended(consumer, job.id)
 
 
 # The lock.
@@ -217,6 +226,81 @@ async def test_a_process_that_has_just_come_back_is_not_dead(
 
             monkeypatch.setattr(judge.worker_store, "silent", found_and_back)
             assert await judge.reclaim.from_dead() == 0
+        assert (await job_of(judge, job)).status is Status.RUNNING
+
+
+async def test_a_process_cannot_come_back_while_it_is_judged(postgresql_url: str) -> None:
+    """Its beat waits for the judgement: before it has beaten it claims nothing that could be taken."""
+    async with process(postgresql_url) as (back, _), process(postgresql_url) as (_, judge):
+        await back.beat(beat_of("back"))
+        watcher = await asyncpg.connect(postgresql_url.replace("+asyncpg", ""))
+
+        async def waits() -> bool:
+            return bool(await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")) or beat.done()
+
+        async with judge.write() as session:
+            assert await session.fetch("still_silent", worker_id="back", silent_seconds=0.0)
+            beat = asyncio.create_task(back.beat(beat_of("back")))
+            await eventually(waits)
+            assert not beat.done()
+        assert (await beat).locked
+        await watcher.close()
+
+
+async def test_a_process_that_never_had_its_lock_is_judged_by_its_leases_alone(
+    postgresql_url: str, redis_url: str, redis_prefix: str
+) -> None:
+    """Behind a proxy that pools transactions, say: that the lock is free proves nothing."""
+    pair = Pair("postgresql", postgresql_url, redis_url, redis_prefix)
+    async with parts(pair) as judge, process(postgresql_url) as (other, presence), process(postgresql_url) as (own, _):
+        assert (await own.beat(beat_of("locked"))).locked
+        assert (await other.beat(beat_of("proxied"))).locked
+        assert not (await own.beat(beat_of("proxied"))).locked
+        await presence.close()
+        for name in ("locked", "proxied"):
+            await submitted_to(judge, name)
+        assert await judge.worker_store.silent(seconds=0.0) == ["locked"]
+
+
+async def test_the_dead_are_judged_only_after_own_steady_beats(
+    postgresql_url: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair("postgresql", postgresql_url, redis_url, redis_prefix)
+    monkeypatch.setattr("jobserver.upkeep.reclaim.SILENT_SECONDS", 0.0)
+    async with parts(pair) as judge, process(postgresql_url) as (dead, presence):
+        await dead.beat(beat_of("dead"))
+        job = await submitted_to(judge, "dead")
+        await presence.close()
+        # The judge has just come back itself: after an outage everybody was silent.
+        await judge.heartbeat.pulse.beat(judge.worker_store)
+        await judge.reclaim._deaths_step()
+        assert (await job_of(judge, job)).status is Status.RUNNING
+        monkeypatch.setattr("jobserver.upkeep.pulse.JUDGE_SECONDS", 0.0)
+
+        async def taken() -> bool:
+            await judge.reclaim._deaths_step()
+            return (await job_of(judge, job)).status is Status.RETRYING
+
+        await eventually(taken)
+
+
+async def test_a_process_does_not_judge_itself(
+    postgresql_url: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own connection was lost and its lock is free; whoever asks lives."""
+    pair = Pair("postgresql", postgresql_url, redis_url, redis_prefix)
+    monkeypatch.setattr("jobserver.upkeep.reclaim.SILENT_SECONDS", 0.0)
+    async with parts(pair) as judge, process(postgresql_url) as (own, presence):
+        for name in (judge.worker_id, "dead"):
+            await own.beat(beat_of(name))
+        await presence.close()
+        job = await submitted_to(judge, judge.worker_id)
+        await submitted_to(judge, "dead")
+
+        async def taken() -> int:
+            return await judge.reclaim.from_dead()
+
+        assert await eventually(taken) == 1
         assert (await job_of(judge, job)).status is Status.RUNNING
 
 

@@ -14,8 +14,8 @@ from jobserver.job.model import LeaseLost, Status, bounded_error
 from jobserver.server import Server
 from tests.conftest import Pair
 from tests.engines import PostgresServer, eventually
-from tests.jobs import settled
-from tests.parts import ended, job_of, outcomes, parts, status_of
+from tests.jobs import claimed, inserted, settled
+from tests.parts import ended, job_of, outcomes, parts, status_of, submitted
 from tests.servers import running
 from tests.stream.messages import NORMAL
 from tests.upkeep.gates import Gate, running_job
@@ -153,6 +153,30 @@ async def test_leases_may_be_judged_after_a_full_lease_of_own_beats(
         monkeypatch.setattr(server.worker_store, "beat", jumps)
         await pulse.beat(server.worker_store)
         assert not pulse.may_reclaim()
+
+
+async def test_reclaim_asks_the_pulse_of_its_own_process(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with parts(pair, lease_seconds=15.0) as server:
+        job = await claimed(server.store, (await inserted(server.store)).job.id, lease_seconds=-1.0)
+        await server.heartbeat.pulse.beat(server.worker_store)
+        await server.reclaim._jobs_step()
+        assert await status_of(server, job.id) is Status.RUNNING
+        monkeypatch.setattr(server.heartbeat.pulse, "_lease_seconds", 0.0)
+        await server.reclaim._jobs_step()
+        assert await status_of(server, job.id) is Status.RETRYING
+
+
+async def test_a_process_that_others_take_for_dead_claims_nothing(
+    sqlite_url: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(Pair("sqlite", sqlite_url, redis_url, redis_prefix)) as server:
+        monkeypatch.setattr("jobserver.upkeep.pulse.SILENT_SECONDS", -1.0)
+        # A read that was under way may bring the first.
+        jobs = [await server.commands.wait((await submitted(server)).id, 1.0) for _ in range(2)]
+        assert jobs[1].status is Status.QUEUED
+        monkeypatch.setattr("jobserver.upkeep.pulse.SILENT_SECONDS", 3.0)
+        for job in jobs:
+            assert (await ended(server, job.id)).status is Status.COMPLETED
 
 
 async def test_after_a_pause_of_the_database_nobody_is_taken_for_dead(redis_url: str, redis_prefix: str) -> None:

@@ -8,12 +8,14 @@ from uuid import UUID
 import pytest
 
 from jobserver.job.model import Priority, Status
+from jobserver.pipeline.held import Held
 from jobserver.server import Server
 from jobserver.stream.jobs import Batch, Message
+from jobserver.stream.keys import GROUP
 from tests.engines import eventually
-from tests.jobs import claimed, inserted
+from tests.jobs import claimed, delivery, inserted
 from tests.parts import executing, job_of, outcomes, status_of, submitted
-from tests.stream.messages import NORMAL, consumers
+from tests.stream.messages import NORMAL, consumers, message
 
 
 async def crashed(server: Server, *, lease_seconds: float = -1.0, worker_id: str = "dead-1") -> Any:
@@ -98,6 +100,18 @@ async def test_leases_are_judged_only_after_own_steady_beats(server: Server, mon
     assert await status_of(server, job.id) is Status.RETRYING
 
 
+async def test_what_this_process_runs_is_never_lost_to_it(server: Server) -> None:
+    """Its lease is only late: nobody could extend it, and whoever runs it is here."""
+    job = await crashed(server, worker_id=server.worker_id)
+    held = Held(job, delivery(job.id, job.fence - 1))
+    server.holdings.add(held)
+    assert await server.reclaim.lost_jobs() == 0
+    assert await status_of(server, job.id) is Status.RUNNING
+    # One that it does not hold is lost, whoever claimed it.
+    server.holdings.remove(held)
+    assert await server.reclaim.lost_jobs() == 1
+
+
 async def test_the_orphans_of_a_dead_predecessor_need_not_wait(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobserver.upkeep.reclaim.LIMIT", 2)
     orphans = [await crashed(server, lease_seconds=3_600.0) for _ in range(5)]
@@ -129,6 +143,37 @@ async def test_messages_of_a_dead_process_are_taken_over(server: Server, monkeyp
             return {await status_of(server, job_id) for job_id in jobs} == {Status.COMPLETED}
 
         await eventually(all_ended)
+
+
+async def test_a_message_that_was_read_a_moment_ago_is_left_to_its_reader(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs elsewhere within its lease is pending, and not lost."""
+    taken: list[Any] = []
+    monkeypatch.setattr(server.consumers, "take", taken.extend)
+    job_id = await published(server)
+    await server.stream.fetch([NORMAL], "alive-1", 1)
+    await server.reclaim._messages_step()
+    assert taken == []
+    monkeypatch.setattr(server.reclaim, "_lease_seconds", 0.0)
+    await server.reclaim._messages_step()
+    assert [each.job_id for each in taken] == [job_id]
+
+
+async def test_an_old_message_behind_many_fresh_ones_is_found_by_the_next_looks(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look of XAUTOCLAIM ends after ten times as many entries as it may take, so each begins where the last ended."""
+    taken: list[Any] = []
+    monkeypatch.setattr(server.consumers, "take", taken.extend)
+    monkeypatch.setattr(server.reclaim, "_lease_seconds", 600.0)
+    await server.stream.apply(Batch(adds=[message() for _ in range(20 * server.consumers.free)]))
+    [*_, old] = (await server.stream.fetch([NORMAL], "dead-1", 1_000)).deliveries
+    key = server.stream.keys.jobs(*NORMAL)
+    await server._client.commands.execute_command("XCLAIM", key, GROUP, "dead-1", 0, old.entry_id, "IDLE", 3_600_000)
+    for _ in range(3):
+        await server.reclaim._messages_step()
+    assert [each.job_id for each in taken] == [old.job_id]
 
 
 async def test_no_more_messages_are_taken_over_than_there_are_free_consumers(

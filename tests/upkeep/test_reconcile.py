@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -91,6 +92,22 @@ async def test_a_fresh_job_is_left_alone_within_the_grace(server: Server) -> Non
     await server.reconcile.step()
     await lost(server)
     assert await server.reconcile.overtaken(timedelta(seconds=60)) == 0
+
+
+async def test_what_is_submitted_while_the_streams_are_asked_is_not_judged(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message is younger than the answer, which says that nothing waits."""
+    await server.reconcile.step()
+    ask = server.stream.watermarks
+
+    async def asked_and_submitted(streams: Any) -> Any:
+        oldest = await ask(streams)
+        await submitted(server)
+        return oldest
+
+    monkeypatch.setattr(server.stream, "watermarks", asked_and_submitted)
+    assert await server.reconcile.overtaken(timedelta(0)) == 0
 
 
 async def test_a_backlog_triggers_nothing(server: Server) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
-import msgspec
 import pytest
 
 from jobserver.errors import StreamUnavailable
@@ -74,14 +73,14 @@ async def looked(server: Server, times: int = 3) -> int:
 
 
 async def test_a_reader_that_hangs_is_given_up_and_what_waits_runs(
-    pair: Pair, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A connection whose silence nothing else bounds: with its time limit the read ends by itself.
     monkeypatch.setattr(stream_client, "READ_SECONDS", 3_600.0)
     observer = StreamClient(own_redis.url)
     async with Relay(own_redis.port) as relay:
-        away = msgspec.structs.replace(pair, redis_url=f"redis://127.0.0.1:{relay.port}/0")
-        async with running(away) as server:
+        pair = Pair("sqlite", sqlite_url, f"redis://127.0.0.1:{relay.port}/0", "t")
+        async with running(pair) as server:
             await ended(server, (await submitted(server)).id)
 
             async def blocked() -> bool:
@@ -100,14 +99,14 @@ async def test_a_reader_that_hangs_is_given_up_and_what_waits_runs(
 
 
 async def test_a_stop_does_not_wait_for_a_reader_that_hangs(
-    pair: Pair, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_client, "READ_SECONDS", 3_600.0)
     monkeypatch.setattr("jobserver.pipeline.consume._LAST_READ_SECONDS", 0.5)
     observer = StreamClient(own_redis.url)
     async with Relay(own_redis.port) as relay, asyncio.timeout(20):
-        away = msgspec.structs.replace(pair, redis_url=f"redis://127.0.0.1:{relay.port}/0")
-        async with running(away):
+        pair = Pair("sqlite", sqlite_url, f"redis://127.0.0.1:{relay.port}/0", "t")
+        async with running(pair):
 
             async def blocked() -> bool:
                 return any(each["cmd"] == "xreadgroup" for each in await observer.commands.client_list())
@@ -118,13 +117,13 @@ async def test_a_stop_does_not_wait_for_a_reader_that_hangs(
 
 
 async def test_without_the_watchdog_a_silent_connection_ends_by_its_own_limit(
-    pair: Pair, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The everyday case: a read has its block and 2 s."""
     monkeypatch.setattr(watchdog, "INTERVAL_SECONDS", 3_600.0)
     async with Relay(own_redis.port) as relay:
-        away = msgspec.structs.replace(pair, redis_url=f"redis://127.0.0.1:{relay.port}/0")
-        async with running(away) as server:
+        pair = Pair("sqlite", sqlite_url, f"redis://127.0.0.1:{relay.port}/0", "t")
+        async with running(pair) as server:
             await ended(server, (await submitted(server)).id)
             relay.strand()
             started = time.monotonic()
@@ -227,10 +226,9 @@ async def test_a_server_that_is_idle_or_runs_short_jobs_is_left_alone(pair: Pair
             assert await looked(server, 2) == 0
 
 
-async def test_an_engine_that_is_gone_is_no_case(pair: Pair, own_redis: RedisServer, gate: Gate) -> None:
+async def test_an_engine_that_is_gone_is_no_case(sqlite_url: str, own_redis: RedisServer, gate: Gate) -> None:
     """There is nothing to connect to: its outage is said by whoever needs it."""
-    away = msgspec.structs.replace(pair, redis_url=own_redis.url)
-    async with parts(away, gate.handlers, workers=2) as server:
+    async with parts(Pair("sqlite", sqlite_url, own_redis.url, "t"), gate.handlers, workers=2) as server:
         await inserted(server.store, type="gate")
         own_redis.kill()
         assert await server.watchdog.step() is None
@@ -241,7 +239,7 @@ async def test_an_engine_that_is_gone_is_no_case(pair: Pair, own_redis: RedisSer
         assert await looked(server, 2) == 1
 
 
-async def test_a_process_without_consumers_never_asks(pair: Pair) -> None:
-    async with parts(pair, workers=0) as server:
+async def test_a_process_without_consumers_never_asks(sqlite_url: str, redis_url: str, redis_prefix: str) -> None:
+    async with parts(Pair("sqlite", sqlite_url, redis_url, redis_prefix), workers=0) as server:
         await inserted(server.store, type="echo")
         assert await looked(server) == 0
