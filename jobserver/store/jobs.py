@@ -335,12 +335,42 @@ class JobStore:
                 if rows:
                     await session.fetch("record_attempts", self._history(rows, unique, moved))
         else:
-            moved = self._moved_by_claim(await self.database.fetch("settle", _settle_columns(ordered)))
+            moved = await self._settle_postgres(ordered)
         if repeated and len(moved) < len(ordered):
             await self._settled_before(ordered, moved)
         await self._trim([won.job_id for won in moved.values() if won.fence > 2 * ATTEMPTS_KEPT])
         # Each is won by the first that named it.
         return [moved.pop((each.job_id, each.fence), None) for each in settlements]
+
+    async def _settle_postgres(self, ordered: Sequence[Settlement]) -> dict[tuple[UUID, int], Moved]:
+        """Nine of ten ends are plain: they say less, and take less of both sides' time."""
+        plain = [each for each in ordered if _is_plain(each)]
+        if len(plain) == len(ordered):
+            return self._completed(await self.database.fetch("complete", _complete_columns(plain)))
+        rest = [each for each in ordered if not _is_plain(each)]
+        if not plain:
+            return self._moved_by_claim(await self.database.fetch("settle", _settle_columns(rest)))
+        # One transaction: a batch that is refused for one of its rows is as if it had not been asked.
+        async with self.database.write() as session:
+            completed = await session.fetch("complete", _complete_columns(plain))
+            settled = await session.fetch("settle", _settle_columns(rest))
+        return self._completed(completed) | self._moved_by_claim(settled)
+
+    def _completed(self, rows: Sequence[Row]) -> dict[tuple[UUID, int], Moved]:
+        now = self.database.clock.now()
+        return {
+            (row["id"], row["fence"] - 1): Moved(
+                job_id=row["id"],
+                fence=row["fence"],
+                status=Status.COMPLETED,
+                queue=row["queue"],
+                priority=PRIORITIES[row["priority"]],
+                type=row["type"],
+                due_at=now,
+                ended=Ended.COMPLETED,
+            )
+            for row in rows
+        }
 
     def _moved_by_claim(self, rows: Sequence[Row]) -> dict[tuple[UUID, int], Moved]:
         moves = (_moved(self.database, row) for row in rows)
@@ -730,6 +760,25 @@ def _insert_columns(jobs: Sequence[Submission]) -> dict[str, list[Any]]:
         "tags": [_encode(job.tags).decode() if job.tags else None for job in ordered],
         "callback_url": [job.callback_url for job in ordered],
         "trace_context": [job.trace_context for job in ordered],
+    }
+
+
+def _is_plain(settlement: Settlement) -> bool:
+    transition = settlement.transition
+    return (
+        transition.status is Status.COMPLETED
+        and transition.error is None
+        and settlement.progress is None
+        and not settlement.lease_over
+    )
+
+
+def _complete_columns(settlements: Sequence[Settlement]) -> dict[str, list[Any]]:
+    results = [each.transition.result for each in settlements]
+    return {
+        "id": [each.job_id for each in settlements],
+        "fence": [each.fence for each in settlements],
+        "result": [None if result is None else result.decode() for result in results],
     }
 
 

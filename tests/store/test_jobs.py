@@ -10,12 +10,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from jobserver.errors import KeyReused
-from jobserver.job.lifecycle import TRANSITIONS, Transition
+from jobserver.job.lifecycle import TRANSITIONS, Transition, decide
 from jobserver.job.model import (
     Claimed,
     Ended,
     HandedBack,
     LeaseLost,
+    Outcome,
     Priority,
     Progress,
     Returned,
@@ -28,6 +29,7 @@ from jobserver.store.engine import Database
 from jobserver.store.jobs import JobStore, Refusal, Settlement
 from jobserver.store.views import Views
 from tests.jobs import (
+    POLICY,
     WORKER,
     claimed,
     delivery,
@@ -265,6 +267,32 @@ async def test_every_attempt_leaves_one_history_row(store: JobStore, views: View
     found = await views.job(job_id)
     assert found is not None
     assert (found.attempt, found.retry_count, found.fence) == (2, 1, 8)
+
+
+async def test_attempts_that_end_together_are_won_or_refused_together(store: JobStore, views: Views) -> None:
+    """Those that returned, and the others: one of each is a zombie's, and one is not storable."""
+    jobs = [await claimed(store, await job_in(store, Status.QUEUED)) for _ in range(4)]
+    returned, failed = Returned(b'{"n":1}'), raised(retryable=False)
+    outcomes: list[Outcome] = [returned, failed, returned, failed]
+    ends = [
+        Settlement(job.id, job.fence - stale, decide(job, outcome, POLICY, 0.5))
+        for job, outcome, stale in zip(jobs, outcomes, [0, 0, 1, 1], strict=True)
+    ]
+    unstorable = await claimed(store, await job_in(store, Status.QUEUED))
+    bad = Settlement(unstorable.id, unstorable.fence, decide(unstorable, Returned(b"\xff"), POLICY, 0.5))
+    with pytest.raises(UnicodeDecodeError):
+        await store.settle([*ends, bad])
+    moves = await store.settle(ends)
+    assert [moved and moved.status for moved in moves] == [Status.COMPLETED, Status.FAILED, None, None]
+    for job, ended in zip(jobs, ("completed", "failed", "running", "running"), strict=True):
+        history = await views.attempts(job.id)
+        assert history is not None
+        assert [each.outcome for each in history] == [ended]
+    found = await views.job(jobs[0].id)
+    assert found is not None
+    assert (found.status, found.result, found.attempt, found.fence) == (Status.COMPLETED, b'{"n":1}', 1, 2)
+    assert found.finished_at is not None
+    assert found.lease_expires_at is None
 
 
 async def test_only_the_newest_hundred_attempts_are_kept(store: JobStore, views: Views) -> None:
@@ -537,9 +565,10 @@ async def run_again(store: JobStore) -> tuple[Claimed, Claimed]:
     return zombie, await claimed(store, job_id, zombie.fence + 1)
 
 
-async def test_a_zombie_cannot_end_a_job_that_runs_again(store: JobStore, views: Views) -> None:
+@pytest.mark.parametrize("outcome", [Returned(b'"zombie"'), raised(retryable=False)], ids=["returned", "raised"])
+async def test_a_zombie_cannot_end_a_job_that_runs_again(store: JobStore, views: Views, outcome: Outcome) -> None:
     zombie, holder = await run_again(store)
-    assert await settled(store, zombie, Returned(b'"zombie"')) is None
+    assert await settled(store, zombie, outcome) is None
     job = await views.job(holder.id)
     assert job is not None
     assert (job.status, job.fence, job.result) == (Status.RUNNING, holder.fence, None)

@@ -77,6 +77,8 @@ def columns_of(statement: str, ids: list[UUID]) -> tuple[dict[str, list[Any]], d
         scalars = {"worker_id": "w", "token": uuid4(), "lease_seconds": 15.0}
     elif statement == "extend_leases":
         scalars = {"lease_seconds": 15.0}
+    elif statement == "complete":
+        columns["result"] = ["1"] * count
     elif statement == "save_progress":
         columns["progress"] = ["{}"] * count
     else:
@@ -87,7 +89,7 @@ def columns_of(statement: str, ids: list[UUID]) -> tuple[dict[str, list[Any]], d
     return columns, scalars
 
 
-@pytest.mark.parametrize("statement", ["claim", "settle", "extend_leases", "save_progress"])
+@pytest.mark.parametrize("statement", ["claim", "complete", "settle", "extend_leases", "save_progress"])
 async def test_a_batch_waits_for_its_first_row_and_holds_no_other(
     database: Database, other: asyncpg.Connection, watcher: asyncpg.Connection, statement: str
 ) -> None:
