@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from uuid import uuid4
@@ -100,7 +101,7 @@ class Consumers:
         self.on_wiped = on_wiped
         # Whether others know that this process lives.
         self.may_claim: Callable[[], bool] = lambda: True
-        self.claims: Batcher[Delivery, Claimed | Refusal] = Batcher(
+        self.claims: Batcher[Delivery, Held | Refusal] = Batcher(
             "claim", self._flush_claims, flights=1 if store.database.sqlite else 2, observe=observe
         )
         # Slots without a job, without one being claimed for them, and without one waiting for them.
@@ -246,12 +247,13 @@ class Consumers:
 
     # claim
 
-    async def _flush_claims(self, deliveries: Sequence[Delivery]) -> Sequence[Claimed | Refusal]:
+    async def _flush_claims(self, deliveries: Sequence[Delivery]) -> Sequence[Held | Refusal]:
         token = uuid4()
         repeats = 0
         while True:
+            asked = time.monotonic()
             try:
-                return await self._store.claim(
+                answers = await self._store.claim(
                     deliveries,
                     worker_id=self._options.worker_id,
                     token=token,
@@ -265,14 +267,18 @@ class Consumers:
                     self._telemetry.warn("claim_waits_for_database", jobs=len(deliveries), error=str(error))
                 await asyncio.sleep(_REPEATS_SECONDS[min(repeats, len(_REPEATS_SECONDS) - 1)])
                 repeats += 1
+            else:
+                return [
+                    Held(answer, delivery, asked) if isinstance(answer, Claimed) else answer
+                    for delivery, answer in zip(deliveries, answers, strict=True)
+                ]
 
-    def _claimed(self, delivery: Delivery, answer: Claimed | Refusal | Exception) -> None:
+    def _claimed(self, delivery: Delivery, answer: Held | Refusal | Exception) -> None:
         self._holdings.end_claim(delivery)
-        if isinstance(answer, Claimed):
-            held = Held(answer, delivery)
-            self._holdings.add(held)
-            self._telemetry.claimed(answer)
-            self._begin(held)
+        if isinstance(answer, Held):
+            self._holdings.add(answer)
+            self._telemetry.claimed(answer.job)
+            self._begin(answer)
             return
         self._release()
         if isinstance(answer, Refusal):
@@ -306,9 +312,13 @@ class Consumers:
             if self._draining.is_set():
                 self._ended(held, held.running.stopped() or HandedBack())
             else:
+                held.running.lease_is_over = functools.partial(self._lease_is_over, held)
                 self._executor.start(held.running, functools.partial(self._ended, held))
         except Exception as error:
             self._failed(held, error)
+
+    def _lease_is_over(self, held: Held) -> bool:
+        return time.monotonic() > max(held.asked, self._holdings.kept_at) + self._options.lease_seconds
 
     def _ended(self, held: Held, outcome: Outcome) -> None:
         try:

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 # A cancelled task needs some turns of the loop for its cleanup, even where threads are given no grace at all.
 _LEAST_TASK_GRACE_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 2.0
+_VERDICT_SECONDS: Final = 0.05
 _FAULT_DELAY_SECONDS: Final = 1.0
 
 AnyHandler = Handler[..., ..., Any]
@@ -165,6 +166,10 @@ class Executor:
         handler = self._handlers.get(running.job.type)
         if handler is None:
             return HandedBack(delay_seconds=_unhandled_delay(running.job))
+        # After a hang of the loop the job may run elsewhere by now: the next heartbeat keeps its lease, or refuses it.
+        # Asked again and again: so rare that an event for each job is too dear.
+        while running.lease_is_over() and not running.is_stopping():  # noqa: ASYNC110
+            await asyncio.sleep(_VERDICT_SECONDS)
         if running.is_stopping():
             return running.stopped() or HandedBack()
         if self._children is not None and (handler.execution == "process" or running.job.crashes > 0):

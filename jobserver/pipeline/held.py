@@ -13,13 +13,15 @@ from jobserver.pipeline.running import CancelReason, Running
 class Held:
     """One claimed job, the message that brought it, and its attempt."""
 
-    __slots__ = ("delivery", "job", "progress", "running", "started")
+    __slots__ = ("asked", "delivery", "job", "progress", "running", "started")
 
-    def __init__(self, job: Claimed, delivery: Delivery) -> None:
+    def __init__(self, job: Claimed, delivery: Delivery, asked: float | None = None) -> None:
+        """`asked`: when the claim was sent, by the monotonic clock. Its lease began then, or later."""
         self.job = job
         self.delivery = delivery
         self.running = Running(job)
         self.started = time.monotonic()
+        self.asked = self.started if asked is None else asked
         # What the handler said and SQL does not know yet.
         self.progress: Progress | None = None
 
@@ -35,6 +37,8 @@ class Holdings:
     def __init__(self) -> None:
         self._held: dict[UUID, Held] = {}
         self._claims: set[Delivery] = set()
+        # When the leases were extended last: the question's time, by the monotonic clock.
+        self.kept_at = 0.0
 
     def __len__(self) -> int:
         return len(self._held)

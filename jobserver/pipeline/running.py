@@ -36,6 +36,7 @@ class Running:
         "_stop",
         "_timer",
         "job",
+        "lease_is_over",
         "over",
         "requested",
         "started",
@@ -48,6 +49,8 @@ class Running:
         self.timed_out = False
         self.started = False
         self.over = False
+        # Whether the lease may have ended, as far as this process knows.
+        self.lease_is_over: Callable[[], bool] = _never
         self._begun = 0.0
         self._on_given_up: Callable[[], object] | None = None
         self._stop: Callable[[], object] | None = None
@@ -132,6 +135,10 @@ class Running:
         self._timer.cancel()
         if math.isfinite(seconds) and self._on_given_up is not None:
             self._timer = self._loop.call_later(seconds, self._on_given_up)
+
+
+def _never() -> bool:
+    return False
 
 
 def timeout(job: Claimed) -> Raised:

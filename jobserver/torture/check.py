@@ -277,7 +277,9 @@ def overlaps_are_explained(evidence: Evidence) -> Iterator[Violation]:
                 continue
             row = rows.get(before.fence)
             cause = HANDED_BACK if row is not None and row.outcome == "handed_back" else LEASE_LOST
-            if not evidence.explained(cause, before.pid, before.started, before.ended):
+            # The process that held the lease, where a child of it ran the handler.
+            pid = before.pid if row is None else row.pid
+            if not evidence.explained(cause, pid, before.started, before.ended):
                 yield Violation(
                     "explained", f"ran under {before.fence} and {after.fence} at once, and no fault explains it", job_id
                 )

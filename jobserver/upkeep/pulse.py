@@ -127,11 +127,13 @@ class Pulse:
         if not leases:
             return None
         try:
+            asked = time.monotonic()
             still_ours = await store.extend_leases(leases, lease_seconds=self._lease_seconds)
         except DatabaseUnavailable as error:
             # At once again, on another connection: one that stalls must not cost the leases.
             logger.warning("leases_not_extended", extra={"jobs": len(held), "error": str(error)})
             return min(0.5, self._lease_seconds / 10)
+        self._holdings.kept_at = asked
         for job_id, fence in held:
             if job_id not in still_ours:
                 # One that ended meanwhile is not held any more, and then this does nothing.

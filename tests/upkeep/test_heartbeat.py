@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,14 +14,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from jobserver.errors import DatabaseUnavailable
+from jobserver.job.attempt import Attempt
 from jobserver.job.handlers import Handlers
-from jobserver.job.model import Status
+from jobserver.job.model import LeaseLost, Status, bounded_error
+from jobserver.pipeline.running import Running
 from jobserver.server import Server
 from jobserver.store.engine import Database
+from jobserver.store.jobs import JobStore
 from jobserver.store.workers import WorkerStore
 from tests.conftest import Pair
 from tests.engines import eventually
-from tests.jobs import beat_of, claimed, inserted
+from tests.jobs import beat_of, claimed, inserted, settled
 from tests.parts import ended, job_of, parts, submitted
 from tests.servers import running
 from tests.upkeep.gates import Gate, running_job
@@ -103,6 +107,53 @@ async def test_a_loop_that_is_blocked_for_too_long_stops_the_heart(pair: Pair) -
     [hung] = [log for log in logs if log["event"] == "event_loop_hung"]
     assert 1.5 < hung["seconds"] < 3.0
     assert str(hung["at"]).startswith("test_heartbeat.py:")
+
+
+async def test_after_a_hang_nothing_begins_whose_lease_another_has_taken(pair: Pair) -> None:
+    """The loop hung between the claim and the first step of the handler."""
+    ran: list[int] = []
+    handlers = Handlers()
+
+    @handlers.handler("noted")
+    async def noted(attempt: Attempt) -> None:
+        ran.append(attempt.fence)
+
+    @handlers.handler("hangs")
+    async def hangs(seconds: float) -> None:
+        time.sleep(seconds)
+
+    async with running(pair, handlers, lease_seconds=1.0, max_loop_block=1.0, workers=2) as server:
+        await eventually(lambda: server.heartbeat.pulse.beats > 1)
+        started = server.executor.start
+        taken = threading.Thread(target=lambda: asyncio.run(take_away(pair, server)))
+
+        def hung(one: Running, end: Any) -> Any:
+            task = started(one, end)
+            if one.job.type == "noted" and not ran and not taken.is_alive() and taken.ident is None:
+                # Before the task takes its first step: the loop stands still, and another process reclaims.
+                time.sleep(3.0)
+                taken.start()
+                taken.join()
+            return task
+
+        server.executor.start = hung  # type: ignore[method-assign, assignment]
+        job = await submitted(server, "noted")
+        done = await ended(server, job.id)
+    assert (done.status, done.crashes, done.attempt) == (Status.COMPLETED, 1, 2)
+    # Not under the fence that it had lost.
+    assert ran == [3]
+
+
+async def take_away(pair: Pair, server: Server) -> None:
+    """What another process does when leases are over."""
+    database = Database(pair.database_url)
+    database.clock = server.store.database.clock
+    store = JobStore(database)
+    try:
+        for lost in await store.find_lost(limit=10):
+            await settled(store, lost.job, LeaseLost(bounded_error("LeaseLost", "gone")), lease_over=True)
+    finally:
+        await database.close()
 
 
 async def test_while_the_heart_stands_still_nothing_is_sent(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
