@@ -226,11 +226,11 @@ PLANTED = {
     "a child died without a fault": ("explained", changed(good(), "attempts", 4, error_type="ProcessDied")),
     "two runs at once without a fault": (
         "explained",
-        changed(changed(good(), "runs", 3, ended=110.0, pid=12), "attempts", 3, pid=12),
+        changed(changed(good(), "runs", 3, ended=110.0, pid=12), "attempts", 4, pid=12),
     ),
     "two runs at once, one in a child of a process without a fault": (
         "explained",
-        changed(changed(good(), "runs", 3, ended=110.0, pid=11), "attempts", 3, pid=12),
+        changed(changed(good(), "runs", 3, ended=110.0, pid=11), "attempts", 4, pid=12),
     ),
     "a process died by itself": ("explained", changed(good(), "deaths", 0, pid=12)),
     "a process ended with a code of its own": ("explained", added(good(), "deaths", Death(12, 110.0, 120.0, 2))),
