@@ -46,3 +46,7 @@ torture *options:
 # remove each guard, one at a time, and show which test fails without it (about 10 minutes); names of guards may follow
 mutants *names:
     python -m tests.mutants {{names}}
+
+# the tortures that a release must survive (about 45 minutes), into bench/results/torture.json
+evidence *reports:
+    python -m bench.torture {{reports}}
