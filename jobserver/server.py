@@ -515,6 +515,8 @@ def _http_config(app: Any) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         ws="none",
+        # What a proxy says of its clients is nobody's business here, and costs each request a look.
+        proxy_headers=False,
         server_header=False,
         date_header=True,
         backlog=BACKLOG,

@@ -84,7 +84,7 @@ class Executor:
             )
             self._children = Children(child, options.processes, options.isolated)
         # Every attempt's task; also of those that were given up, and go on.
-        self._tasks: dict[asyncio.Task[None], Running] = {}
+        self._tasks: dict[asyncio.Task[None] | None, Running] = {}
         # Handlers that have just begun, and whose time is not limited yet.
         self._unarmed: list[Running] = []
         self._closing = False
@@ -96,10 +96,11 @@ class Executor:
         """Within seconds: what still runs is cancelled, children end; threads that still run end with the process."""
         self._closing = True
         self._threads.close()
-        for task in list(self._tasks):
+        tasks = [task for task in self._tasks if task is not None]
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
         if self._children is not None:
             await self._children.close()
 
@@ -137,6 +138,7 @@ class Executor:
         After `running.cancel(LEASE_REFUSED)` the outcome means nothing.
         """
         task = asyncio.get_running_loop().create_task(self._attempt(running, ended), name=running.job.type)
+        running.task = task
         self._tasks[task] = running
         return task
 
@@ -149,9 +151,7 @@ class Executor:
             logger.exception("attempt_not_run", extra=log_fields(running.job))
             outcome = HandedBack(delay_seconds=_FAULT_DELAY_SECONDS)
         finally:
-            task = asyncio.current_task()
-            if task is not None:
-                self._tasks.pop(task, None)
+            self._tasks.pop(running.task, None)
         self._end(running, ended, outcome)
 
     def _end(self, running: Running, ended: Ended, outcome: Outcome) -> None:
@@ -184,7 +184,6 @@ class Executor:
 
     async def _run_here(self, running: Running, handler: AnyHandler, ended: Ended) -> Outcome:
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
         running.begin(
             loop,
             grace_seconds=max(self._options.thread_grace_seconds, _LEAST_TASK_GRACE_SECONDS),
@@ -193,8 +192,8 @@ class Executor:
         if not self._unarmed:
             loop.call_soon(self._arm)
         self._unarmed.append(running)
-        if task is not None:
-            running.stop_with(task.cancel)
+        if running.task is not None:
+            running.stop_with(running.task.cancel)
         try:
             CURRENT.set(running.job)
             arguments = self._arguments(running, handler, None)

@@ -40,6 +40,7 @@ class Running:
         "over",
         "requested",
         "started",
+        "task",
         "timed_out",
     )
 
@@ -49,6 +50,8 @@ class Running:
         self.timed_out = False
         self.started = False
         self.over = False
+        # What runs it, once it was begun.
+        self.task: asyncio.Task[None] | None = None
         # Whether the lease may have ended, as far as this process knows.
         self.lease_is_over: Callable[[], bool] = _never
         self._begun = 0.0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -83,34 +82,42 @@ class Submitter:
 
     async def submit(self, body: SubmitBody, *, scope: str, trace_context: str | None) -> Inserted:
         """Store one job. Raises Invalid, KeyReused, Overloaded and DatabaseUnavailable."""
-        async with self._answering():
-            submission = await self._accepted(body, "$", scope, trace_context)
-            [inserted] = await self.batcher.submit((submission,))
-        return inserted
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                submission = await self._accepted(body, "$", scope, trace_context)
+                [inserted] = await self.batcher.submit((submission,))
+                return inserted
+        except TimeoutError as error:
+            raise self._too_late() from error
+        except (Refused, Unavailable) as error:
+            self._count(error)
+            raise
 
     async def submit_many(
         self, bodies: Sequence[SubmitBody], *, scope: str, trace_context: str | None
     ) -> list[Inserted]:
         """Store jobs together or not at all, in order. Paths of Invalid start at the request: `$.jobs[3].type`."""
-        async with self._answering():
-            group = [
-                await self._accepted(body, f"$.jobs[{index}]", scope, trace_context)
-                for index, body in enumerate(bodies)
-            ]
-            return await self.batcher.submit(tuple(group))
-
-    @contextlib.asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
-        """In time, and every refusal counted. What is given up here may still be stored: it is not acknowledged."""
         try:
-            try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    yield
-            except TimeoutError as error:
-                raise DatabaseUnavailable("SQL did not take the job in time") from error
+            async with asyncio.timeout(ANSWER_SECONDS):
+                group = [
+                    await self._accepted(body, f"$.jobs[{index}]", scope, trace_context)
+                    for index, body in enumerate(bodies)
+                ]
+                return await self.batcher.submit(tuple(group))
+        except TimeoutError as error:
+            raise self._too_late() from error
         except (Refused, Unavailable) as error:
-            self._telemetry.rejected(_REASONS.get(type(error), "unavailable"))
+            self._count(error)
             raise
+
+    def _too_late(self) -> DatabaseUnavailable:
+        """What is given up here may still be stored: it is not acknowledged."""
+        error = DatabaseUnavailable("SQL did not take the job in time")
+        self._count(error)
+        return error
+
+    def _count(self, refusal: Exception) -> None:
+        self._telemetry.rejected(_REASONS.get(type(refusal), "unavailable"))
 
     async def _accepted(self, body: SubmitBody, at: str, scope: str, trace_context: str | None) -> Submission:
         # Before a job is refused for its type, SQL is asked; where it is taken anyway, a second's delay does no harm.

@@ -42,9 +42,10 @@ SQLITE_MINIMUM: Final = (3, 38)  # the ->> operator
 
 
 class Row(Protocol):
-    """A row of either driver: columns by name."""
+    """A row of either driver: columns by name, values in the order of the statement."""
 
     def __getitem__(self, name: str, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 Columns = Mapping[str, Sequence[Any]]

@@ -25,12 +25,17 @@ class Keys:
 
     def __init__(self, prefix: str) -> None:
         self._tag = f"{{{prefix}}}"
+        self._jobs: dict[tuple[str, Priority], str] = {}
         self.dlq: Final = f"{self._tag}:dlq"
         self.incarnation: Final = f"{self._tag}:incarnation"
         self.wake: Final = f"{self._tag}:wake"
 
     def jobs(self, queue: str, priority: Priority) -> str:
-        return f"{self._tag}:jobs:{queue}:{priority.label}"
+        # Asked for each message: a thousand queues have three each.
+        key = self._jobs.get((queue, priority))
+        if key is None:
+            key = self._jobs[queue, priority] = f"{self._tag}:jobs:{queue}:{priority.label}"
+        return key
 
     def delayed(self, queue: str, priority: Priority) -> str:
         return f"{self._tag}:delayed:{queue}:{priority.label}"
