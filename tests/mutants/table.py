@@ -275,6 +275,18 @@ def _while_it_runs() -> Iterator[Mutant]:
         f"{_STORE}test_a_lease_is_extended_for_the_holder_only[{{pair}}]",
     )
     yield from _statement(
+        "the fence of who is told that it is his",
+        "extend_leases",
+        {"postgresql": (" AND i.fence = j.fence", "")},
+        f"{_STORE}test_a_lease_is_extended_for_the_holder_only[{{pair}}]",
+    )
+    yield from _statement(
+        "status of what is told to be his",
+        "extend_leases",
+        {"postgresql": ("WHERE j.status = 'running' AND i.fence = j.fence", "WHERE i.fence = j.fence")},
+        idle,
+    )
+    yield from _statement(
         "status",
         "save_progress",
         {"postgresql": ("AND j.status = 'running'", ""), "sqlite": ("AND jobs.status = 'running'", "")},
@@ -421,13 +433,19 @@ def _submit() -> Iterator[Mutant]:
 
 
 def _locks() -> Iterator[Mutant]:
-    for statement in ("claim", "complete", "settle", "extend_leases", "save_progress"):
+    for statement in ("claim", "complete", "settle", "save_progress"):
         yield from _statement(
             "locks in the order of ids",
             statement,
             {"postgresql": ("ORDER BY j.id FOR UPDATE OF j", "FOR UPDATE OF j")},
             f"{_LOCKS}test_a_batch_waits_for_its_first_row_and_holds_no_other[{statement}]",
         )
+    yield from _statement(
+        "waits for nobody",
+        "extend_leases",
+        {"postgresql": (" SKIP LOCKED", "")},
+        f"{_LOCKS}test_an_extension_waits_for_nobody_and_takes_nobody_for_lost",
+    )
     yield from _statement(
         "locks in the order of keys",
         "take_keys",

@@ -1,0 +1,112 @@
+"""Runs of a benchmark: interleaved, with their medians, and written down with what they were measured on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+import jobserver
+from bench.served import PERSISTENCE
+
+RESULTS: Final = Path(__file__).parent / "results"
+QUICK: Final = RESULTS / "quick"
+
+Figures = dict[str, list[float]]
+# Measures once: the figures by name.
+Part = Callable[[], Awaitable[Mapping[str, float]]]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """`quick`: small sizes and one run, to see that it works; its figures mean nothing."""
+
+    quick: bool
+    runs: int
+    only: tuple[str, ...]
+    folder: Path
+
+    def size(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+
+def options(description: str | None, *, runs: int = 5) -> Options:
+    """The command line that all benchmarks share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one run, into results/quick")
+    parser.add_argument("--runs", type=int, help=f"how often each part is measured ({runs}, or 1 with --quick)")
+    parser.add_argument("--only", default="", help="these parts, separated by commas; shown, not written")
+    parser.add_argument("--into", type=Path, help="folder of the results")
+    given = parser.parse_args()
+    return Options(
+        quick=given.quick,
+        runs=given.runs or (1 if given.quick else runs),
+        only=tuple(filter(None, given.only.split(","))),
+        folder=given.into or (QUICK if given.quick else RESULTS),
+    )
+
+
+async def interleaved(parts: Mapping[str, Part], wanted: Options) -> Figures:
+    """Each part once, then each again: a slow minute of the machine hits all alike. Figures are `part.name`."""
+    if unknown := set(wanted.only) - set(parts):
+        raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    figures: Figures = {}
+    for number in range(wanted.runs):
+        for name, part in parts.items():
+            if wanted.only and name not in wanted.only:
+                continue
+            began = time.monotonic()
+            found = {f"{name}.{figure}": value for figure, value in (await part()).items()}
+            for figure, value in found.items():
+                figures.setdefault(figure, []).append(round(value, 3))
+            shown = ", ".join(f"{figure} {value:,.5g}" for figure, value in found.items())
+            print(f"run {number + 1} of {wanted.runs}, {time.monotonic() - began:.0f} s: {shown}", file=sys.stderr)
+    return figures
+
+
+def write(name: str, wanted: Options, figures: Figures, versions: Mapping[str, str], **more: Any) -> None:
+    """Write `NAME.json`, unless only some parts were measured, and show the medians."""
+    medians = {figure: round(statistics.median(values), 3) for figure, values in figures.items()}
+    content = {
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), "jobserver": jobserver.__version__, **versions},
+        "persistence": PERSISTENCE,
+        "command": " ".join([f"python -m bench.{name}", *sys.argv[1:]]),
+        "quick": wanted.quick,
+        "runs": figures,
+        "medians": medians,
+        **more,
+    }
+    for figure, median in medians.items():
+        print(f"{figure:44} {median:14,.2f}  [{min(figures[figure]):,.2f} .. {max(figures[figure]):,.2f}]")
+    if wanted.only:
+        return
+    wanted.folder.mkdir(parents=True, exist_ok=True)
+    file = wanted.folder / f"{name}.json"
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    print(f"{file.name} is written")
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpus": os.cpu_count(),
+        "processor": _processor(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        # 0 is quiet: what else the machine had to do, the benchmark itself included.
+        "load_average": [round(value, 1) for value in os.getloadavg()],
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
