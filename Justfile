@@ -1,4 +1,4 @@
-# `just` lists everything. Needs `pip install -e '.[dev]'`.
+# `just` lists everything. Needs `pip install -e '.[dev]'`; `just bench` also `'.[bench]'`.
 
 [private]
 default:
@@ -31,8 +31,12 @@ lint:
 types:
     mypy
 
-# measure the floors that a release must hold (about 5 minutes); options of bench.floors may follow
+# measure everything, beside the peers too (hours; minutes with --quick); names of benchmarks may follow
 bench *options:
+    python -m bench {{options}}
+
+# measure the floors that a release must hold (about 5 minutes); options of bench.floors may follow
+floors *options:
     python -m bench.floors {{options}}
 
 # measure how fast faults are recovered from (about 8 minutes); options of bench.recovery may follow

@@ -174,6 +174,8 @@ class Engines:
 @contextmanager
 def engines() -> Iterator[Engines]:
     """Started here, and stopped at the end."""
+    # Asked to end, a benchmark still ends what it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with PostgresServer(find_postgres(), fsync=True) as postgres, RedisServer("valkey") as redis:
         yield Engines(postgres, redis)
 
@@ -193,7 +195,8 @@ class Served:
     async def completed(self, jobs: int, *, within: float = LOAD_SECONDS) -> None:
         """Return when so many jobs are completed."""
         async with asyncio.timeout(within):
-            while (await self.by_status())["completed"] < jobs:
+            # Asked over HTTP, of another process: there is no event to wait for.
+            while (await self.by_status())["completed"] < jobs:  # noqa: ASYNC110
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def settled(self, *, within: float = LOAD_SECONDS) -> None:
@@ -257,6 +260,19 @@ def api_of(pair: Pair, **options: Any) -> contextlib.AbstractAsyncContextManager
     return served(*pair.options, "--workers", "0", "--accept-unknown-types", **options)
 
 
+async def output_of(process: asyncio.subprocess.Process) -> bytes:
+    """What it prints until its end, which must be a good one."""
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), LOAD_SECONDS)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise RuntimeError(f"a process of the benchmark ended with {process.returncode}")
+    return output
+
+
 class Posted(msgspec.Struct, frozen=True):
     """What `bench.load` saw."""
 
@@ -275,10 +291,7 @@ async def post(port: int, connections: int, requests: int, *options: str) -> Pos
         env=environment(),
         stdout=asyncio.subprocess.PIPE,
     )
-    output, _ = await asyncio.wait_for(load.communicate(), LOAD_SECONDS)
-    if load.returncode:
-        raise RuntimeError(f"the load ended with {load.returncode}")
-    found = msgspec.json.decode(output, type=Posted)
+    found = msgspec.json.decode(await output_of(load), type=Posted)
     if found.statuses != {"201": requests}:
         raise RuntimeError(f"not every request was accepted: {found.statuses}")
     return found

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from bench.record import Options, Part, interleaved, options, write
-from bench.served import LOAD_SECONDS, ROOT, Engines, Pair, api_of, engines, environment, post, post_jobs, served
+from bench.served import ROOT, Engines, Pair, api_of, engines, environment, output_of, post, post_jobs, served
 
 # connections: requests of a full run.
 CONNECTIONS: Final = {1: 2_000, 16: 10_000, 64: 20_000, 256: 20_000}
@@ -52,10 +52,7 @@ async def python(on: Engines, size: Sizes) -> dict[str, float]:
             env=environment(),
             stdout=asyncio.subprocess.PIPE,
         )
-        output, _ = await asyncio.wait_for(process.communicate(), LOAD_SECONDS)
-        if process.returncode:
-            raise RuntimeError(f"bench.inside ended with {process.returncode}")
-        return msgspec.json.decode(output, type=dict[str, float])
+        return msgspec.json.decode(await output_of(process), type=dict[str, float])
 
 
 async def submit(on: Engines, size: Sizes) -> dict[str, float]:

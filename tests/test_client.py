@@ -347,7 +347,8 @@ async def test_a_job_that_takes_too_long_is_told_and_can_be_canceled(client: Cli
     await client.cancel(job.id)
     with pytest.raises(JobFailed, match="was canceled"):
         await client.result(job.id, timeout=20)
-    assert (await client.retry(job.id)).status is Status.QUEUED
+    # A consumer may have taken it already.
+    assert (await client.retry(job.id)).status in {Status.QUEUED, Status.RUNNING}
 
 
 async def test_what_the_server_refuses_has_its_problem(client: Client) -> None:

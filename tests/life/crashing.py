@@ -76,14 +76,14 @@ def after(wanted: Callable[[Any], object] = bool) -> Around:
     return around
 
 
-def uncommitted(statement: str, wanted: Callable[[dict[str, Any]], bool] = bool) -> Around:
+def uncommitted(*statements: str, wanted: Callable[[dict[str, Any]], bool] = bool) -> Around:
     """Die as late before its COMMIT as a process can: after a statement of a transaction that goes on, and before
     one that is its own transaction.
     """
 
     async def around(here: Here, call: Call, owner: Any, arguments: Arguments) -> Any:
         name, columns = arguments[0], arguments[1] if len(arguments) > 1 else {}
-        is_wanted = name == statement and wanted(columns)
+        is_wanted = name in statements and wanted(columns)
         if is_wanted and not _in_transaction(owner):
             here.die()
         rows = await call()
@@ -208,7 +208,10 @@ POINTS: Final[dict[str, Point]] = {
     ),
     "finish: before COMMIT": Point(
         "finish",
-        uncommitted("settle", lambda columns: Ended.COMPLETED in columns["ended"]),
+        # PostgreSQL has a statement of its own for batches in which every handler returned.
+        uncommitted(
+            "complete", "settle", wanted=lambda columns: Ended.COMPLETED in columns.get("ended", [Ended.COMPLETED])
+        ),
         _SESSIONS,
         "neither the end nor its history row is there; the job runs again",
     ),
