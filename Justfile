@@ -54,3 +54,7 @@ mutants *names:
 # the tortures that a release must survive (about 45 minutes), into bench/results/torture.json
 evidence *reports:
     python -m bench.torture {{reports}}
+
+# measure the peers beside this server, each in an environment of its own (about an hour); options of bench.peers may follow
+peers *options:
+    python -m bench.peers {{options}}

@@ -1,0 +1,1 @@
+"""Peers measured beside ours by the same rule, each in an environment of its own and in its recommended settings."""
