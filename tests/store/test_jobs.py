@@ -319,7 +319,13 @@ async def test_a_cancel_requested_in_between_wins_over_everything_but_completed(
         [asked] = await store.cancel([job.id])
         assert (asked.status, asked.worker_id) == (Status.RUNNING, WORKER)
         assert await store.cancel_requests(WORKER) == [(job.id, job.fence)]
-        moved = await settled(store, job, outcome)
+        # With the end of another job: alone, one that returned has a statement of its own on PostgreSQL.
+        other = await claimed(store, await job_in(store, Status.QUEUED))
+        ends = [
+            Settlement(job.id, job.fence, decide(job, outcome, POLICY, 0.5)),
+            Settlement(other.id, other.fence, decide(other, raised(retryable=False), POLICY, 0.5)),
+        ]
+        moved = (await store.settle(ends))[0]
         assert moved is not None
         assert moved.status is expected
         found = await views.job(job.id)
