@@ -63,7 +63,7 @@ from jobserver.upkeep.watchdog import Watchdog
 HTTP_GRACE_SECONDS: Final = 5
 HEALTH_SECONDS: Final = 1.0
 BACKLOG: Final = 2_048
-# Of a process that died, so many jobs run at once in children of their own, at about 10 MiB each.
+# Of a process that died, so many jobs run at once in children of their own, at about 6 MB each.
 ISOLATED: Final = 128
 
 
@@ -377,7 +377,7 @@ class Server:
         metrics = self.telemetry.metrics
         metrics.gauge("consumers", "Consumers of this process.", lambda: self.settings.workers)
         metrics.gauge("consumers_busy", "Consumers with a job.", lambda: self.consumers.busy)
-        metrics.gauge("event_loop_lag_seconds", "Lateness of the last beat.", lambda: self.heartbeat.loop_lag_seconds)
+        metrics.gauge("event_loop_lag_seconds", "Lateness of the event loop.", lambda: self.heartbeat.loop_lag_seconds)
         metrics.gauge("database_connections_used", "Connections in use.", database.pool_use)
         buffers = self._buffers
         metrics.gauges(

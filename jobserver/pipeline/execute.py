@@ -84,7 +84,7 @@ class Executor:
             )
             self._children = Children(child, options.processes, options.isolated)
         # Every attempt's task; also of those that were given up, and go on.
-        self._tasks: dict[asyncio.Task[None] | None, Running] = {}
+        self._tasks: dict[asyncio.Task[None], Running] = {}
         # Handlers that have just begun, and whose time is not limited yet.
         self._unarmed: list[Running] = []
         self._closing = False
@@ -96,7 +96,7 @@ class Executor:
         """Within seconds: what still runs is cancelled, children end; threads that still run end with the process."""
         self._closing = True
         self._threads.close()
-        tasks = [task for task in self._tasks if task is not None]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -151,7 +151,8 @@ class Executor:
             logger.exception("attempt_not_run", extra=log_fields(running.job))
             outcome = HandedBack(delay_seconds=_FAULT_DELAY_SECONDS)
         finally:
-            self._tasks.pop(running.task, None)
+            if running.task is not None:
+                self._tasks.pop(running.task, None)
         self._end(running, ended, outcome)
 
     def _end(self, running: Running, ended: Ended, outcome: Outcome) -> None:

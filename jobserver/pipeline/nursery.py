@@ -91,7 +91,7 @@ class Nursery:
             self._control.send(ORDER.pack(KILL, pid))
 
     async def close(self) -> None:
-        """End the  Children end by the ends of their streams."""
+        """End the template. Children end by the ends of their streams."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -138,7 +138,7 @@ class Nursery:
         loop = asyncio.get_running_loop()
         received = b""
         with contextlib.suppress(OSError):
-            # No time limit: it ends with the
+            # No time limit: it ends with the template.
             while data := await loop.sock_recv(control, 4_096):
                 received += data
                 while len(received) >= NOTICE.size:

@@ -82,27 +82,23 @@ class Submitter:
 
     async def submit(self, body: SubmitBody, *, scope: str, trace_context: str | None) -> Inserted:
         """Store one job. Raises Invalid, KeyReused, Overloaded and DatabaseUnavailable."""
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                submission = await self._accepted(body, "$", scope, trace_context)
-                [inserted] = await self.batcher.submit((submission,))
-                return inserted
-        except TimeoutError as error:
-            raise self._too_late() from error
-        except (Refused, Unavailable) as error:
-            self._count(error)
-            raise
+        [inserted] = await self._store_all([(body, "$")], scope, trace_context)
+        return inserted
 
     async def submit_many(
         self, bodies: Sequence[SubmitBody], *, scope: str, trace_context: str | None
     ) -> list[Inserted]:
         """Store jobs together or not at all, in order. Paths of Invalid start at the request: `$.jobs[3].type`."""
+        placed = [(body, f"$.jobs[{index}]") for index, body in enumerate(bodies)]
+        return await self._store_all(placed, scope, trace_context)
+
+    async def _store_all(
+        self, placed: Sequence[tuple[SubmitBody, str]], scope: str, trace_context: str | None
+    ) -> list[Inserted]:
+        """The bodies of a request, each with its path, as one group; in time, and every refusal counted."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                group = [
-                    await self._accepted(body, f"$.jobs[{index}]", scope, trace_context)
-                    for index, body in enumerate(bodies)
-                ]
+                group = [await self._accepted(body, at, scope, trace_context) for body, at in placed]
                 return await self.batcher.submit(tuple(group))
         except TimeoutError as error:
             raise self._too_late() from error

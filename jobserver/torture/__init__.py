@@ -8,6 +8,7 @@ moved.py      starts a server on such a clock
 oracle.py     the handlers, which log outside of the system under test
 load.py       submits, cancels and replays over HTTP, and remembers every answer
 engines.py    PostgreSQL and Valkey of its own, to kill, pause and cut off; the embedded pair
+installation.py  copies, rights and ports of the programs of engines
 processes.py  the server processes, started again when they die
 proxy.py      what stands between a server and an engine
 faults.py     the table of faults

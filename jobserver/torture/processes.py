@@ -18,8 +18,9 @@ import jobserver
 from jobserver.errors import ConfigurationError
 from jobserver.torture.child import Child
 from jobserver.torture.clock import OFFSET_VARIABLE
-from jobserver.torture.engines import Engines, free_port
+from jobserver.torture.engines import Engines
 from jobserver.torture.history import Death
+from jobserver.torture.installation import free_port
 from jobserver.torture.oracle import FOLDER_VARIABLE, REFERENCE
 
 START_SECONDS: Final = 40.0

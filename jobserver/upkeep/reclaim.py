@@ -107,11 +107,11 @@ class Reclaim:
         if not self._may_reclaim():
             # The answer was long on its way: these leases may have ended while nobody could extend them.
             return None
-        return 0.0 if await self._take_back(found, lease_over=True) >= LIMIT else None
+        return 0.0 if await self._take_back(found, self._end_of_silent) >= LIMIT else None
 
     async def lost_jobs(self) -> int:
         """Take back up to 200 jobs whose lease is over; returns how many were won."""
-        return await self._take_back(await self._find_lost(), lease_over=True)
+        return await self._take_back(await self._find_lost(), self._end_of_silent)
 
     async def _find_lost(self) -> list[Lost]:
         # What this process runs is never lost to it: its lease is only late.
@@ -123,17 +123,16 @@ class Reclaim:
         """Take back the jobs of a predecessor that is proven dead. Returns how many were won."""
         won = 0
         while found := await self._store.find_orphans(self._worker_id, limit=LIMIT):
-            taken = await self._take_back(found, lease_over=False)
+            taken = await self._take_back(found, self._end_of_dead)
             won += taken
             if not taken:
                 break
         return won
 
-    async def _take_back(self, lost: Sequence[Lost], *, lease_over: bool) -> int:
+    async def _take_back(self, lost: Sequence[Lost], end_of: Callable[[Lost], Settlement]) -> int:
         if not lost:
             return 0
-        ends = self._end_of_silent if lease_over else self._end_of_dead
-        moves = await self._store.settle([ends(each) for each in lost])
+        moves = await self._store.settle([end_of(each) for each in lost])
         won = [(each, moved) for each, moved in zip(lost, moves, strict=True) if moved is not None]
         self._tell(won)
         return len(won)
