@@ -55,6 +55,18 @@ def _started_postgres() -> PostgresServer:
     return server
 
 
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server of the tests of one module alone, to kill and pause."""
+    try:
+        server = PostgresServer()
+        server.start()
+    except EngineMissingError as error:
+        pytest.skip(str(error))
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[RedisServer]:
     """The Valkey server that the tests of this worker share. Never flush or kill it: see `own_redis`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from jobserver.errors import ConfigurationError
-from jobserver.job.handlers import Handlers
 from jobserver.job.model import Status
 from jobserver.server import Server, recover
 from jobserver.settings import Settings
@@ -22,38 +21,11 @@ from jobserver.store.engine import Database, migrate, schema_version
 from jobserver.store.jobs import JobStore
 from jobserver.store.views import Views
 from tests.conftest import Pair
-from tests.engines import EngineMissingError, PostgresServer, RedisServer, eventually, free_port
+from tests.engines import PostgresServer, RedisServer, eventually, free_port
+from tests.gates import Gate
 from tests.jobs import claimed, inserted
 from tests.parts import ended, job_of, outcomes, status_of, submitted
 from tests.servers import running, settings_for
-
-
-class Gate:
-    """A handler that waits for its gate."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.started = 0
-        self.handlers = Handlers()
-        self.handlers.handler("gate")(self.run)
-
-    async def run(self) -> str:
-        self.started += 1
-        await self.open.wait()
-        return "through"
-
-
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server of these tests alone, to kill and pause."""
-    try:
-        server = PostgresServer()
-        server.start()
-    except EngineMissingError as error:
-        pytest.skip(str(error))
-    yield server
-    server.stop()
-
 
 # Start.
 

@@ -17,12 +17,11 @@ from uuid import UUID
 import httpx
 import pytest
 
-from jobserver.job.attempt import Attempt
-from jobserver.job.handlers import Handlers
 from jobserver.job.model import Status
 from jobserver.server import Server
 from tests.conftest import Pair
 from tests.engines import PostgresServer, RedisServer, eventually
+from tests.gates import Gate
 from tests.life.conftest import Serve
 from tests.life.notes import Notes
 from tests.parts import ended, submitted
@@ -68,21 +67,6 @@ def disk() -> Iterator[Disk]:
     yield Disk(path)
     subprocess.run(["umount", "--lazy", str(path)], check=True, timeout=10)
     path.rmdir()
-
-
-class Gate:
-    """A handler that waits for its gate, and returns what needs room."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.started = 0
-        self.handlers = Handlers()
-        self.handlers.handler("gate")(self.run)
-
-    async def run(self, attempt: Attempt) -> str:
-        self.started += 1
-        await self.open.wait()
-        return secrets.token_hex(LARGE)
 
 
 Waits = Callable[[], bool]
@@ -165,7 +149,7 @@ async def test_a_full_disk_of_postgresql_is_an_outage_of_its_own_length(
         shutil.chown(space, "nobody")
     own_postgres.execute(f"CREATE TABLESPACE small LOCATION '{space}'")
     own_postgres.execute("CREATE DATABASE small TEMPLATE template0 TABLESPACE small")
-    gate = Gate()
+    gate = Gate(lambda: secrets.token_hex(LARGE))
     pair = Pair("postgresql", own_postgres.url("small"), redis_url, redis_prefix)
     async with running(pair, gate.handlers, workers=2) as server:
         await full_and_free(server, gate, disk.fill, disk.free, finish_waits)
@@ -176,7 +160,7 @@ async def test_a_full_disk_of_postgresql_is_an_outage_of_its_own_length(
 async def test_a_sqlite_file_that_may_not_grow_is_an_outage_of_its_own_length(
     sqlite_url: str, redis_url: str, redis_prefix: str, finish_waits: Waits
 ) -> None:
-    gate = Gate()
+    gate = Gate(lambda: secrets.token_hex(LARGE))
     async with running(Pair("sqlite", sqlite_url, redis_url, redis_prefix), gate.handlers, workers=2) as server:
         database = server.store.database
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from jobserver.job.model import Canceled, HandedBack, LeaseLost, Outcome, Return
 from jobserver.pipeline.held import Held
 from jobserver.server import Server
 from tests.conftest import Pair
-from tests.engines import EngineMissingError, PostgresServer, eventually
+from tests.engines import PostgresServer, eventually
 from tests.jobs import claimed, raised, settled
 from tests.parts import finished, job_of, outcomes, parts, submitted, writing
 from tests.stream.messages import ME, NORMAL
@@ -23,18 +23,6 @@ from tests.stream.messages import ME, NORMAL
 async def server(pair: Pair) -> AsyncIterator[Server]:
     async with parts(pair) as server, writing(server):
         yield server
-
-
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server of these tests alone, to kill and pause."""
-    try:
-        server = PostgresServer()
-        server.start()
-    except EngineMissingError as error:
-        pytest.skip(str(error))
-    yield server
-    server.stop()
 
 
 @pytest.fixture

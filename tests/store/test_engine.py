@@ -35,23 +35,11 @@ from jobserver.store.jobs import JobStore
 from jobserver.store.migrations import HEAD
 from jobserver.store.views import Views
 from tests.conftest import Pair
-from tests.engines import EngineMissingError, PostgresServer, eventually, free_port
+from tests.engines import PostgresServer, eventually, free_port
 from tests.jobs import claimed, inserted, submission
 
 STORE = Path(jobserver.store.__file__).parent
 STREAM = Path(jobserver.stream.__file__).parent
-
-
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server of these tests alone, to kill and pause."""
-    try:
-        server = PostgresServer()
-        server.start()
-    except EngineMissingError as error:
-        pytest.skip(str(error))
-    yield server
-    server.stop()
 
 
 # URLs.

@@ -10,7 +10,6 @@ from datetime import timedelta
 import pytest
 
 from jobserver.errors import StreamUnavailable
-from jobserver.job.handlers import Handlers
 from jobserver.job.model import Status
 from jobserver.server import Server
 from jobserver.stream import client as stream_client
@@ -18,6 +17,7 @@ from jobserver.stream.client import StreamClient
 from jobserver.upkeep import watchdog
 from tests.conftest import Pair
 from tests.engines import RedisServer, eventually
+from tests.gates import Gate
 from tests.jobs import inserted
 from tests.parts import ended, executing, parts, submitted, writing
 from tests.relay import Relay
@@ -28,20 +28,6 @@ from tests.servers import running
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "INTERVAL_SECONDS", 0.3)
     monkeypatch.setattr(watchdog, "WAITS_SECONDS", 0.0)
-
-
-class Gate:
-    """A handler that waits for its gate."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.started = 0
-        self.handlers = Handlers()
-        self.handlers.handler("gate")(self.run)
-
-    async def run(self) -> None:
-        self.started += 1
-        await self.open.wait()
 
 
 @pytest.fixture
