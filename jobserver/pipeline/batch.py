@@ -24,19 +24,15 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 Flush = Callable[[Sequence[Item]], Awaitable[Sequence["Answer | Exception"]]]
-# Hears the answer to an item, or why there is none.
-Settle = Callable[["Answer | Exception"], None]
+# Hears an item and the answer to it, or why there is none.
+Settle = Callable[["Item", "Answer | Exception"], None]
 Observe = Callable[[str, int, float], None]
-
-
-def _one(_: Any) -> int:
-    return 1
 
 
 class Batcher(Generic[Item, Answer]):
     """Owns its flights: tasks that flush. `flush` answers in the order of its items; an exception among the
     answers is raised to that item's caller alone. `weigh` counts an item against `max_weight` of a flush and
-    `max_waiting` of the queue.
+    `max_waiting` of the queue; without it each item weighs one.
     """
 
     def __init__(
@@ -47,7 +43,7 @@ class Batcher(Generic[Item, Answer]):
         flights: int = 1,
         max_weight: int = 500,
         max_waiting: int = 10_000,
-        weigh: Callable[[Item], int] = _one,
+        weigh: Callable[[Item], int] | None = None,
         observe: Observe | None = None,
     ) -> None:
         self.name = name
@@ -58,7 +54,7 @@ class Batcher(Generic[Item, Answer]):
         self._weigh = weigh
         self._observe = observe
         self._waiting_weight = 0
-        self._waiting: deque[tuple[Item, Settle[Answer]]] = deque()
+        self._waiting: deque[tuple[Item, Settle[Item, Answer]]] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -102,16 +98,20 @@ class Batcher(Generic[Item, Answer]):
     def put(self, item: Item) -> asyncio.Future[Answer]:
         """Queue an item; the future is its answer. Raises Overloaded."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.post(item, functools.partial(_resolve, future))
+        self.post((item,), functools.partial(_resolve, future))
         return future
 
-    def post(self, item: Item, settle: Settle[Answer]) -> None:
-        """Queue an item; `settle` is called with its answer, which costs less than a future. Raises Overloaded."""
-        # An item that is heavier than the bound finds its place in an empty queue.
+    def post(self, items: Sequence[Item], settle: Settle[Item, Answer]) -> None:
+        """Queue all items or none; `settle` is called with each and its answer, which costs less than a future.
+
+        Raises Overloaded.
+        """
+        # What is heavier than the bound finds its place in an empty queue.
         if self._closing or self._waiting_weight >= self._max_waiting:
             raise Overloaded(f"too many waiting for {self.name}")
-        self._waiting.append((item, settle))
-        self._waiting_weight += self._weigh(item)
+        for item in items:
+            self._waiting.append((item, settle))
+        self._waiting_weight += len(items) if self._weigh is None else sum(map(self._weigh, items))
         self._arrived.set()
 
     async def _fly(self) -> None:
@@ -135,8 +135,12 @@ class Batcher(Generic[Item, Answer]):
                 # Whoever watches must not end the flight.
                 logger.exception("observer_failed", extra={"batcher": self.name})
 
-    def _take(self) -> list[tuple[Item, Settle[Answer]]]:
-        batch: list[tuple[Item, Settle[Answer]]] = []
+    def _take(self) -> list[tuple[Item, Settle[Item, Answer]]]:
+        if self._weigh is None:
+            count = min(len(self._waiting), self._max_weight)
+            self._waiting_weight -= count
+            return [self._waiting.popleft() for _ in range(count)]
+        batch: list[tuple[Item, Settle[Item, Answer]]] = []
         weight = 0
         while self._waiting:
             each = self._weigh(self._waiting[0][0])
@@ -147,7 +151,7 @@ class Batcher(Generic[Item, Answer]):
         self._waiting_weight -= weight
         return batch
 
-    async def _carry(self, batch: Sequence[tuple[Item, Settle[Answer]]]) -> None:
+    async def _carry(self, batch: Sequence[tuple[Item, Settle[Item, Answer]]]) -> None:
         try:
             answers = await self._flush([item for item, _ in batch])
         except Unavailable as error:
@@ -165,22 +169,25 @@ class Batcher(Generic[Item, Answer]):
             # A fault of the flush: it must not end the flight, and with it every caller to come.
             self._fail(batch, RuntimeError(f"{self.name}: {len(answers)} answers to {len(batch)} items"))
             return
-        for (_, settle), answer in zip(batch, answers, strict=True):
-            self._answer(settle, answer)
+        for (item, settle), answer in zip(batch, answers, strict=True):
+            try:
+                settle(item, answer)
+            except Exception as fault:
+                self._not_taken(fault)
 
-    def _answer(self, settle: Settle[Answer], answer: Answer | Exception) -> None:
-        try:
-            settle(answer)
-        except Exception:
-            # A fault of that caller: the others still get their answers.
-            logger.exception("answer_not_taken", extra={"batcher": self.name})
+    def _fail(self, batch: Iterable[tuple[Item, Settle[Item, Answer]]], error: Exception) -> None:
+        for item, settle in batch:
+            try:
+                settle(item, error)
+            except Exception as fault:
+                self._not_taken(fault)
 
-    def _fail(self, batch: Iterable[tuple[Item, Settle[Answer]]], error: Exception) -> None:
-        for _, settle in batch:
-            self._answer(settle, error)
+    def _not_taken(self, fault: Exception) -> None:
+        """A fault of one caller: the others still get their answers."""
+        logger.error("answer_not_taken", extra={"batcher": self.name}, exc_info=fault)
 
 
-def _resolve(future: asyncio.Future[Any], answer: object) -> None:
+def _resolve(future: asyncio.Future[Any], item: object, answer: object) -> None:
     if future.done():
         return
     if isinstance(answer, Exception):

@@ -10,13 +10,13 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import uuid4
 
 import msgspec
 
-from jobserver.errors import DatabaseUnavailable, StreamUnavailable, Unavailable
+from jobserver.errors import DatabaseUnavailable, Overloaded, StreamUnavailable, Unavailable
 from jobserver.job.model import Claimed, Delivery, HandedBack, Outcome, Priority
 from jobserver.job.times import instant_us
 from jobserver.pipeline.batch import Batcher, Observe
@@ -72,7 +72,11 @@ class ConsumeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Consumers:
-    """Owns the fetcher and the batcher of claims. A consumer is a place for one job, from its claim to its end."""
+    """Owns the fetcher and the batcher of claims.
+
+    A consumer is a place for one job, from its claim until its handler has ended. While that end is written the
+    consumer takes the next job; it waits only when as many ends wait as there are consumers.
+    """
 
     def __init__(
         self,
@@ -104,8 +108,12 @@ class Consumers:
         self.claims: Batcher[Delivery, Held | Refusal] = Batcher(
             "claim", self._flush_claims, flights=1 if store.database.sqlite else 2, observe=observe
         )
-        # Slots without a job, without one being claimed for them, and without one waiting for them.
+        # Consumers without a job, and without one being claimed for them.
         self.free = options.workers
+        # Attempts whose end is not written yet.
+        self._ending = 0
+        # Jobs that are claimed, run or end.
+        self._open = 0
         self._freed = asyncio.Event()
         self._draining = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -178,20 +186,22 @@ class Consumers:
         old.add_done_callback(self._given_up.discard)
         await asyncio.wait([old], timeout=_GIVE_UP_SECONDS)
 
-    def take(self, deliveries: Iterable[Delivery]) -> None:
+    def take(self, deliveries: Sequence[Delivery]) -> None:
         """Claim messages that are in our hands, whoever fetched them."""
-        for delivery in deliveries:
+        if not deliveries:
+            return
+        try:
             if self._draining.is_set():
                 # Fetched while the stop began: back to the stream, for another process.
+                raise Overloaded("the server stops")
+            self.claims.post(deliveries, self._claimed)
+        except Unavailable:
+            for delivery in deliveries:
                 self._return(delivery)
-                continue
-            try:
-                self.claims.post(delivery, functools.partial(self._claimed, delivery))
-            except Unavailable:
-                self._return(delivery)
-                continue
-            self._occupy()
-            self._holdings.begin_claim(delivery)
+            return
+        self.free -= len(deliveries)
+        self._open += len(deliveries)
+        self._empty.clear()
 
     def _return(self, delivery: Delivery) -> None:
         queue, priority = delivery.stream
@@ -202,7 +212,7 @@ class Consumers:
 
     async def _fetch(self) -> None:
         while not self._draining.is_set():
-            if self.free <= 0:
+            if self.free <= 0 or self._ending > self._options.workers:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
@@ -248,12 +258,26 @@ class Consumers:
     # claim
 
     async def _flush_claims(self, deliveries: Sequence[Delivery]) -> Sequence[Held | Refusal]:
+        with self._holdings.claiming(deliveries):
+            asked, claims = await self._claim(deliveries)
+            answers: list[Held | Refusal] = []
+            for delivery, claim in zip(deliveries, claims, strict=True):
+                if isinstance(claim, Claimed):
+                    held = Held(claim, delivery, asked)
+                    self._holdings.add(held)
+                    answers.append(held)
+                else:
+                    answers.append(claim)
+            return answers
+
+    async def _claim(self, deliveries: Sequence[Delivery]) -> tuple[float, Sequence[Claimed | Refusal]]:
+        """The answers, and when the question was asked that they answer."""
         token = uuid4()
         repeats = 0
         while True:
             asked = time.monotonic()
             try:
-                answers = await self._store.claim(
+                return asked, await self._store.claim(
                     deliveries,
                     worker_id=self._options.worker_id,
                     token=token,
@@ -267,20 +291,14 @@ class Consumers:
                     self._telemetry.warn("claim_waits_for_database", jobs=len(deliveries), error=str(error))
                 await asyncio.sleep(_REPEATS_SECONDS[min(repeats, len(_REPEATS_SECONDS) - 1)])
                 repeats += 1
-            else:
-                return [
-                    Held(answer, delivery, asked) if isinstance(answer, Claimed) else answer
-                    for delivery, answer in zip(deliveries, answers, strict=True)
-                ]
 
     def _claimed(self, delivery: Delivery, answer: Held | Refusal | Exception) -> None:
-        self._holdings.end_claim(delivery)
         if isinstance(answer, Held):
-            self._holdings.add(answer)
             self._telemetry.claimed(answer.job)
             self._begin(answer)
             return
         self._release()
+        self._close()
         if isinstance(answer, Refusal):
             self._refused(delivery, answer)
         # Else not claimed as far as we know: the message stays pending.
@@ -315,12 +333,16 @@ class Consumers:
                 held.running.lease_is_over = functools.partial(self._lease_is_over, held)
                 self._executor.start(held.running, functools.partial(self._ended, held))
         except Exception as error:
+            self._ending += 1
+            self._release()
             self._failed(held, error)
 
     def _lease_is_over(self, held: Held) -> bool:
         return time.monotonic() > max(held.asked, self._holdings.kept_at) + self._options.lease_seconds
 
     def _ended(self, held: Held, outcome: Outcome) -> None:
+        self._ending += 1
+        self._release()
         try:
             if held.refused:
                 self._telemetry.stale(held.job, "heartbeat")
@@ -338,14 +360,15 @@ class Consumers:
 
     def _done(self, held: Held, moved: Moved | None) -> None:
         self._holdings.remove(held)
-        self._release()
-
-    def _occupy(self) -> None:
-        self.free -= 1
-        self._empty.clear()
+        self._ending -= 1
+        self._freed.set()
+        self._close()
 
     def _release(self) -> None:
         self.free += 1
         self._freed.set()
-        if self.free >= self._options.workers:
+
+    def _close(self) -> None:
+        self._open -= 1
+        if not self._open:
             self._empty.set()

@@ -88,6 +88,7 @@ class Executor:
         # Handlers that have just begun, and whose time is not limited yet.
         self._unarmed: list[Running] = []
         self._closing = False
+        self._task_grace_seconds = max(options.thread_grace_seconds, _LEAST_TASK_GRACE_SECONDS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,75 +138,76 @@ class Executor:
 
         After `running.cancel(LEASE_REFUSED)` the outcome means nothing.
         """
-        task = asyncio.get_running_loop().create_task(self._attempt(running, ended), name=running.job.type)
+        handler = self._handlers.get(running.job.type)
+        if handler is not None and handler.is_async and not self._wants_child(running, handler):
+            body = self._attempt_here(running, handler, ended)
+        else:
+            body = self._attempt(running, handler, ended)
+        task = asyncio.get_running_loop().create_task(body, name=running.job.type)
         running.task = task
         self._tasks[task] = running
         return task
 
-    async def _attempt(self, running: Running, ended: Ended) -> None:
-        """The body of an attempt's task."""
-        try:
-            outcome = await self._outcome(running, ended)
-        except Exception:
-            # No thread to be had, or a fault of ours: the job is not to blame.
-            logger.exception("attempt_not_run", extra=log_fields(running.job))
-            outcome = HandedBack(delay_seconds=_FAULT_DELAY_SECONDS)
-        finally:
-            if running.task is not None:
-                self._tasks.pop(running.task, None)
-        self._end(running, ended, outcome)
+    def _wants_child(self, running: Running, handler: AnyHandler) -> bool:
+        """A suspect may take its process with it: then only its own child."""
+        return self._children is not None and (running.job.crashes > 0 or handler.execution == "process")
 
-    def _end(self, running: Running, ended: Ended, outcome: Outcome) -> None:
-        if running.over or self._closing:
-            return  # it was given up before, or nobody is there any more
-        running.close()
-        if running.requested is CancelReason.REQUESTED and not isinstance(outcome, Returned | Canceled):
-            outcome = Canceled("cancel requested")
-        ended(outcome)
+    # An attempt in its own task, on this loop: most are, so each step and each call less is felt.
 
-    async def _outcome(self, running: Running, ended: Ended) -> Outcome:
-        handler = self._handlers.get(running.job.type)
-        if handler is None:
-            return HandedBack(delay_seconds=_unhandled_delay(running.job))
-        # After a hang of the loop the job may run elsewhere by now: the next heartbeat keeps its lease, or refuses it.
-        # Asked again and again: so rare that an event for each job is too dear.
-        while running.lease_is_over() and not running.is_stopping():  # noqa: ASYNC110
-            await asyncio.sleep(_VERDICT_SECONDS)
-        if running.is_stopping():
-            return running.stopped() or HandedBack()
-        if self._children is not None and (handler.execution == "process" or running.job.crashes > 0):
-            # A suspect may take its process with it: then only its own child.
-            report = functools.partial(self._report, running)
-            return await self._children.run(running, report) or running.stopped() or HandedBack()
-        if handler.is_async:
-            return await self._run_here(running, handler, ended)
-        return await self._run_in_thread(running, handler)
-
-    # In the attempt's own task.
-
-    async def _run_here(self, running: Running, handler: AnyHandler, ended: Ended) -> Outcome:
+    async def _attempt_here(self, running: Running, handler: AnyHandler, ended: Ended) -> None:
+        if running.is_stopping() or running.lease_is_over():
+            # So rarely that it need not be cheap.
+            outcome = await self._not_begun(running)
+            if outcome is not None:
+                self._end(running, ended, outcome)
+                return
+        task = running.task
         loop = asyncio.get_running_loop()
         running.begin(
             loop,
-            grace_seconds=max(self._options.thread_grace_seconds, _LEAST_TASK_GRACE_SECONDS),
+            grace_seconds=self._task_grace_seconds,
             on_given_up=functools.partial(self._give_up, running, ended),
+            stop=None if task is None else task.cancel,
         )
         if not self._unarmed:
             loop.call_soon(self._arm)
         self._unarmed.append(running)
-        if running.task is not None:
-            running.stop_with(running.task.cancel)
         try:
             CURRENT.set(running.job)
             arguments = self._arguments(running, handler, None)
             if isinstance(arguments, Raised):
-                return arguments
-            return returned(await handler.function(**arguments), self._options.max_result_bytes)
+                outcome = arguments
+            else:
+                outcome = returned(await handler.function(**arguments), self._options.max_result_bytes)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and not loop.is_running():
                 raise  # the loop was closed around us
             # SystemExit and KeyboardInterrupt too: out of a task they would stop the event loop, and the server.
-            return _failed(running, error)
+            outcome = _failed(running, error)
+        finally:
+            self._forget(running)
+        self._end(running, ended, outcome)
+
+    async def _not_begun(self, running: Running) -> Outcome | None:
+        """What becomes of a job that was asked to end before it began, or whose lease may be over; None: it begins.
+
+        After a hang of the loop the job may run elsewhere by now: the next heartbeat keeps its lease, or refuses it.
+        """
+        try:
+            # Asked again and again: so rare that an event for each job is too dear.
+            while running.lease_is_over() and not running.is_stopping():  # noqa: ASYNC110
+                await asyncio.sleep(_VERDICT_SECONDS)
+        except BaseException:
+            self._forget(running)
+            raise
+        if not running.is_stopping():
+            return None
+        self._forget(running)
+        return running.stopped() or HandedBack()
+
+    def _forget(self, running: Running) -> None:
+        if running.task is not None:
+            self._tasks.pop(running.task, None)
 
     def _arm(self) -> None:
         """After the first step of each handler that has begun: those that go on get their timers."""
@@ -217,6 +219,39 @@ class Executor:
         """The handler does not end: decide without it. Its task goes on, and what comes out of it is discarded."""
         if not running.over:
             self._end(running, ended, self._abandon(running))
+
+    def _end(self, running: Running, ended: Ended, outcome: Outcome) -> None:
+        if running.over or self._closing:
+            return  # it was given up before, or nobody is there any more
+        running.close()
+        if running.requested is CancelReason.REQUESTED and not isinstance(outcome, Returned | Canceled):
+            outcome = Canceled("cancel requested")
+        ended(outcome)
+
+    # An attempt elsewhere: in a thread, in a child, or not at all.
+
+    async def _attempt(self, running: Running, handler: AnyHandler | None, ended: Ended) -> None:
+        """The body of its task."""
+        try:
+            outcome = await self._outcome(running, handler)
+        except Exception:
+            # No thread to be had, or a fault of ours: the job is not to blame.
+            logger.exception("attempt_not_run", extra=log_fields(running.job))
+            outcome = HandedBack(delay_seconds=_FAULT_DELAY_SECONDS)
+        finally:
+            self._forget(running)
+        self._end(running, ended, outcome)
+
+    async def _outcome(self, running: Running, handler: AnyHandler | None) -> Outcome:
+        if handler is None:
+            return HandedBack(delay_seconds=_unhandled_delay(running.job))
+        outcome = await self._not_begun(running)
+        if outcome is not None:
+            return outcome
+        if self._children is not None and self._wants_child(running, handler):
+            report = functools.partial(self._report, running)
+            return await self._children.run(running, report) or running.stopped() or HandedBack()
+        return await self._run_in_thread(running, handler)
 
     # In a thread.
 

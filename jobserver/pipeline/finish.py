@@ -83,15 +83,15 @@ class Finisher:
         """Write the end of an attempt. `done` hears of it, in any case once."""
         transition = decide(held.job, outcome, self._policy, self._jitter())
         ending = Ending(held, transition, time.monotonic() - held.started)
-        self._post(ending, functools.partial(self._answered, ending, done))
+        self._post(ending, functools.partial(self._answered, done))
 
-    def _post(self, ending: Ending, settle: Settle[Moved | None]) -> None:
+    def _post(self, ending: Ending, settle: Settle[Ending, Moved | None]) -> None:
         try:
-            self.batcher.post(ending, settle)
+            self.batcher.post((ending,), settle)
         except Unavailable as error:
-            settle(error)
+            settle(ending, error)
 
-    def _answered(self, ending: Ending, done: Done, answer: Moved | Exception | None) -> None:
+    def _answered(self, done: Done, ending: Ending, answer: Moved | Exception | None) -> None:
         held = ending.held
         if not isinstance(answer, Exception):
             done(held, answer)
@@ -102,9 +102,9 @@ class Finisher:
             logger.error("end_not_storable", extra={"job_id": str(held.job.id)}, exc_info=answer)
             error = bounded_error("NotStorable", f"the end of the attempt was refused by SQL: {type(answer).__name__}")
             failed = Ending(held, Transition(status=Status.FAILED, ended=Ended.FAILED, error=error), ending.seconds)
-            self._post(failed, functools.partial(self._answered_again, failed, done))
+            self._post(failed, functools.partial(self._answered_again, done))
 
-    def _answered_again(self, ending: Ending, done: Done, answer: Moved | Exception | None) -> None:
+    def _answered_again(self, done: Done, ending: Ending, answer: Moved | Exception | None) -> None:
         if isinstance(answer, Exception):
             self._not_written(ending.held, done, answer)
         else:

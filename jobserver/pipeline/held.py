@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from jobserver.job.model import Claimed, Delivery, Progress
@@ -32,11 +33,12 @@ class Held:
 
 
 class Holdings:
-    """Every job that this process holds, by id. Bounded by the number of consumers."""
+    """Every job that this process holds, by id. Bounded by twice the number of consumers."""
 
     def __init__(self) -> None:
         self._held: dict[UUID, Held] = {}
-        self._claims: set[Delivery] = set()
+        # Flushes of claims under way.
+        self._claims: dict[int, Sequence[Delivery]] = {}
         # When the leases were extended last: the question's time, by the monotonic clock.
         self.kept_at = 0.0
 
@@ -60,19 +62,28 @@ class Holdings:
         if self._held.get(held.job.id) is held:
             del self._held[held.job.id]
 
+    @property
+    def running(self) -> int:
+        """Jobs whose handler has not ended. May be asked from any thread."""
+        return sum(not held.running.over for held in list(self._held.values()))
+
     def fences(self) -> list[tuple[UUID, int]]:
         # A copy first, made in one go: another thread asks.
         return [(held.job.id, held.job.fence) for held in list(self._held.values())]
 
     def claims(self) -> list[tuple[UUID, int]]:
         """Job and fence of each claim under way: it may be ours already, and its answer not heard."""
-        return [(delivery.job_id, delivery.fence + 1) for delivery in list(self._claims)]
+        flushes = list(self._claims.values())
+        return [(delivery.job_id, delivery.fence + 1) for flush in flushes for delivery in flush]
 
-    def begin_claim(self, delivery: Delivery) -> None:
-        self._claims.add(delivery)
-
-    def end_claim(self, delivery: Delivery) -> None:
-        self._claims.discard(delivery)
+    @contextmanager
+    def claiming(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
+        """While these are being claimed. What was won must be held before this ends."""
+        self._claims[id(deliveries)] = deliveries
+        try:
+            yield
+        finally:
+            del self._claims[id(deliveries)]
 
     def said(self, job: Claimed, progress: Progress) -> None:
         """A handler reported its progress; the heartbeat stores the latest."""

@@ -95,12 +95,19 @@ class Running:
         self._stop = stop
 
     def begin(
-        self, loop: asyncio.AbstractEventLoop, *, grace_seconds: float, on_given_up: Callable[[], object]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        grace_seconds: float,
+        on_given_up: Callable[[], object],
+        stop: Callable[[], object] | None = None,
     ) -> None:
         """The handler starts now, and so does its clock; `arm` must follow soon, unless it has ended by then.
 
-        `on_given_up` hears that it did not end within its grace. An infinite grace: it is never given up.
+        `on_given_up` hears that it did not end within its grace. An infinite grace: it is never given up. `stop` is
+        how to ask it to end.
         """
+        self._stop = stop
         self.started = True
         self._loop = loop
         self._grace_seconds = grace_seconds

@@ -274,7 +274,8 @@ class JobStore:
 
         Of two deliveries of the same job under the same fence the first is claimed and the other held.
         """
-        unique = sorted({(delivery.job_id, delivery.fence) for delivery in deliveries}, key=_order)
+        # Statements lock rows in the order of ids, whatever the order here.
+        unique = dict.fromkeys((delivery.job_id, delivery.fence) for delivery in deliveries)
         rows = await self.database.fetch(
             "claim",
             {"id": [job_id for job_id, _ in unique], "fence": [fence for _, fence in unique]},
@@ -282,27 +283,22 @@ class JobStore:
             token=token,
             lease_seconds=lease_seconds,
         )
-        claimed = {job.id: job for job in (claimed_of(self.database, row) for row in rows)}
-        refused = [
-            (job_id, fence) for job_id, fence in unique if job_id not in claimed or claimed[job_id].fence != fence + 1
-        ]
+        won = [claimed_of(self.database, row) for row in rows]
+        claimed: dict[tuple[UUID, int], Claimed | None] = {(job.id, job.fence - 1): job for job in won}
         refusals: dict[tuple[UUID, int], Refusal] = {}
-        if refused:
+        if len(claimed) < len(unique):
+            refused = [claim for claim in unique if claim not in claimed]
             async with self.database.read() as session:
                 refusals = await self._why(session, refused, token)
                 if repeated:
                     ours = [job_id for (job_id, _), why in refusals.items() if why.verdict == "ours"]
                     for row in await session.fetch("claimed_by", ids=ours, token=token):
                         job = claimed_of(self.database, row)
-                        claimed[job.id] = job
+                        claimed[job.id, job.fence - 1] = job
         answers: list[Claimed | Refusal] = []
         for delivery in deliveries:
-            held = claimed.get(delivery.job_id)
-            if held is not None and held.fence == delivery.fence + 1:
-                answers.append(held)
-                del claimed[delivery.job_id]
-            else:
-                answers.append(refusals.get((delivery.job_id, delivery.fence), _HELD))
+            claim = (delivery.job_id, delivery.fence)
+            answers.append(claimed.pop(claim, None) or refusals.get(claim, _HELD))
         return answers
 
     async def _why(
@@ -324,7 +320,7 @@ class JobStore:
         A claim (job and fence) that is named twice is settled once.
         """
         unique = {(each.job_id, each.fence): each for each in reversed(settlements)}
-        ordered = [unique[claim] for claim in sorted(unique, key=_order)]
+        ordered = list(unique.values())
         moved: dict[tuple[UUID, int], Moved] = {}
         if self.database.sqlite:
             async with self.database.write() as session:
@@ -354,17 +350,10 @@ class JobStore:
     def _completed(self, rows: Sequence[Row]) -> dict[tuple[UUID, int], Moved]:
         now = self.database.clock.now()
         return {
-            (row["id"], row["fence"] - 1): Moved(
-                job_id=row["id"],
-                fence=row["fence"],
-                status=Status.COMPLETED,
-                queue=row["queue"],
-                priority=PRIORITIES[row["priority"]],
-                type=row["type"],
-                due_at=now,
-                ended=Ended.COMPLETED,
+            (job_id, fence - 1): Moved(
+                job_id, fence, Status.COMPLETED, queue, PRIORITIES[priority], kind, now, Ended.COMPLETED
             )
-            for row in rows
+            for job_id, fence, queue, priority, kind in rows
         }
 
     def _moved_by_claim(self, rows: Sequence[Row]) -> dict[tuple[UUID, int], Moved]:
@@ -686,11 +675,6 @@ class JobStore:
             priority=PRIORITIES[row["priority"]],
             available_at=self.database.moment(row[moment]),
         )
-
-
-def _order(claim: tuple[UUID, int]) -> tuple[int, int]:
-    """In which rows are locked. By numbers: UUIDs are compared in Python, one call a pair."""
-    return claim[0].int, claim[1]
 
 
 _HELD: Final = Refusal("held")

@@ -65,27 +65,48 @@ def job_of(database: Database, row: Row) -> Job:
 
 def claimed_of(database: Database, row: Row) -> Claimed:
     """The columns that every statement about claimed jobs returns, in this order: unpacked, which is cheaper."""
-    (job_id, kind, queue, priority, payload, tags, fence, attempt, retry_count, max_retries, crashes, *others) = row
-    (timeout_seconds, created_at, due_at, started_at, trace_context, cancel_requested, *_) = others
-    moment = database.moment
+    (
+        job_id,
+        kind,
+        queue,
+        priority,
+        payload,
+        tags,
+        fence,
+        attempt,
+        retry_count,
+        max_retries,
+        crashes,
+        timeout_seconds,
+        created_at,
+        due_at,
+        started_at,
+        trace_context,
+        cancel_requested,
+        *_,
+    ) = row
+    if database.sqlite:
+        moment = database.moment
+        job_id, created_at, due_at = database.uuid(job_id), moment(created_at), moment(due_at)
+        started_at, cancel_requested = moment(started_at), bool(cancel_requested)
     return Claimed(
-        id=database.uuid(job_id),
+        id=job_id,
         type=kind,
         queue=queue,
         priority=PRIORITIES[priority],
         payload=payload.encode(),
-        tags=names_of(tags),
+        tags=() if tags is None else names_of(tags),
         fence=fence,
         attempt=attempt,
         retry_count=retry_count,
         max_retries=max_retries,
         crashes=crashes,
         timeout_seconds=timeout_seconds,
-        created_at=moment(created_at),
-        due_at=moment(due_at),
-        started_at=moment(started_at),
+        created_at=created_at,
+        due_at=due_at,
+        started_at=started_at,
         trace_context=trace_context,
-        cancel_requested=bool(cancel_requested),
+        cancel_requested=cancel_requested,
     )
 
 

@@ -13,12 +13,12 @@ from urllib.parse import parse_qsl, urlencode
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from jobserver.errors import ConfigurationError, StreamUnavailable
+from jobserver.stream.lines import Lines, Script
 
 COMMAND_SECONDS: Final = 2.0
 # With what it may wait for a place in the pool.
@@ -34,25 +34,25 @@ SCRIPTS: Final = ("apply", "fetch", "promote", "watermark", "incarnation", "forg
 
 
 class StreamClient:
-    """Two pools on one server: short commands, and reads that block.
+    """Three pools on one server: short commands, reads that block, and scripts.
 
-    `loading` scripts costs nothing until they are called; a server that lost them gets them again.
+    A server that does not know a script gets it with the call.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.commands: Any = _client(url, connections=8, seconds=COMMAND_SECONDS)
         self.reader: Any = _client(url, connections=2, seconds=READ_SECONDS)
+        # Without a time limit of its own, which would cost a task a call: `available` has one.
+        self._pool: Any = _client(url, connections=8, seconds=None).connection_pool
+        self._lines = Lines(self._pool)
         folder = resources.files("jobserver.stream") / "scripts"
-        self._scripts: dict[str, AsyncScript] = {
-            name: self.commands.register_script((folder / f"{name}.lua").read_text(encoding="utf-8"))
-            for name in SCRIPTS
-        }
+        self._scripts = {name: Script((folder / f"{name}.lua").read_text(encoding="utf-8")) for name in SCRIPTS}
 
     async def script(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script of `scripts/`. Raises StreamUnavailable."""
         async with available(CALL_SECONDS):
-            return await self._scripts[name](keys=keys, args=args)
+            return await self._lines.run(self._scripts[name], keys, args)
 
     async def version(self) -> str:
         """Such as "Valkey 9.1.2"."""
@@ -76,17 +76,21 @@ class StreamClient:
             async with available(CALL_SECONDS):
                 await probe.ping()
         finally:
-            await _disconnect(probe)
+            await _disconnect(probe.connection_pool)
         # A command under way has a limit of its own, and its connection is not used again.
-        await self.commands.connection_pool.update_active_connections_for_reconnect()
-        await _disconnect(self.commands, in_use=False)
+        for pool in (self.commands.connection_pool, self._pool):
+            await pool.update_active_connections_for_reconnect()
+            await _disconnect(pool, in_use=False)
+        await self._lines.hang_up()
         # Who reads may wait for as long as the connection lasts: that ends it.
-        await _disconnect(self.reader)
+        await _disconnect(self.reader.connection_pool)
 
     async def close(self) -> None:
+        await self._lines.hang_up()
+        await _disconnect(self._pool)
         for client in (self.commands, self.reader):
             await client.aclose()
-            await _disconnect(client)
+            await _disconnect(client.connection_pool)
 
 
 @asynccontextmanager
@@ -116,14 +120,14 @@ def _heed_cancel(task: asyncio.Task[Any] | None, asked: int) -> None:
         raise asyncio.CancelledError
 
 
-async def _disconnect(client: Any, *, in_use: bool = True) -> None:
+async def _disconnect(pool: Any, *, in_use: bool = True) -> None:
     """Close what is open, without a word to a server that may not answer."""
     with contextlib.suppress(RedisError, OSError, TimeoutError):
         async with asyncio.timeout(COMMAND_SECONDS):
-            await client.connection_pool.disconnect(inuse_connections=in_use)
+            await pool.disconnect(inuse_connections=in_use)
 
 
-def _client(url: str, *, connections: int, seconds: float) -> Redis:
+def _client(url: str, *, connections: int, seconds: float | None) -> Redis:
     options: dict[str, Any] = {
         "max_connections": connections,
         "timeout": COMMAND_SECONDS,

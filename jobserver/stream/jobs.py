@@ -253,20 +253,43 @@ def _available_at(message: bytes) -> int:
 
 
 def _deliveries(entries: Sequence[Any], stream: Stream) -> list[Delivery]:
-    found = []
-    for entry in entries:
-        # Redis 6.2 returns nothing where XAUTOCLAIM meets a deleted entry.
-        if entry is None or entry[0] is None or entry[1] is None:
-            continue
-        try:
-            job_id, fence, available_at = _fields(entry[1])[b"m"].decode().split(":")
-            found.append(Delivery(UUID(job_id), int(fence), int(available_at), stream, entry[0].decode()))
-        except (KeyError, ValueError):
-            # Somebody's stray entry. It must not stop the messages that came with it; its claim finds no job, and
-            # then it is acknowledged.
-            found.append(Delivery(_NOBODY, 0, 0, stream, entry[0].decode()))
-            logger.warning("message_unreadable", extra={"queue": stream[0], "entry": entry[0].decode()})
-    return found
+    # Redis 6.2 returns nothing where XAUTOCLAIM meets a deleted entry.
+    entries = [entry for entry in entries if entry is not None and entry[0] is not None and entry[1] is not None]
+    try:
+        return _read(entries, stream)
+    except ValueError:
+        # Somebody's stray entry. It must not stop the messages that came with it.
+        return [delivery for entry in entries for delivery in _read_one(entry, stream)]
+
+
+def _read(entries: Sequence[Any], stream: Stream) -> list[Delivery]:
+    """Raises ValueError when one of them is not a message."""
+    texts = [_text_of(fields).split(":") for _, fields in entries]
+    # All at once, in C: an eighth of what UUID() costs.
+    ids = msgspec.convert([text[0] for text in texts], list[UUID])
+    return [
+        Delivery(job_id, int(fence), int(available_at), stream, entry[0].decode())
+        for job_id, (_, fence, available_at), entry in zip(ids, texts, entries, strict=True)
+    ]
+
+
+def _read_one(entry: Any, stream: Stream) -> list[Delivery]:
+    try:
+        return _read([entry], stream)
+    except ValueError:
+        entry_id = entry[0].decode()
+        logger.warning("message_unreadable", extra={"queue": stream[0], "entry": entry_id})
+        # Its claim finds no job, and then it is acknowledged.
+        return [Delivery(_NOBODY, 0, 0, stream, entry_id)]
+
+
+def _text_of(fields: Any) -> str:
+    """The one field of a message. Raises ValueError."""
+    name, text = fields if type(fields) is list else [each for pair in fields.items() for each in pair]
+    if name != b"m":
+        raise ValueError(name)
+    decoded: str = text.decode()
+    return decoded
 
 
 def _fields(flat: Any) -> Mapping[bytes, bytes]:

@@ -99,7 +99,7 @@ class Pulse:
                     draining=self.draining,
                     stopped=stopped,
                     concurrency=identity.concurrency,
-                    running=len(self._holdings),
+                    running=self._holdings.running,
                     loop_lag_seconds=self.loop_lag_seconds,
                     queues=identity.queues,
                     types=identity.types,
