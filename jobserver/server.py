@@ -26,6 +26,7 @@ from jobserver.builtin import reference as builtin_reference
 from jobserver.errors import ConfigurationError, DatabaseUnavailable, StreamUnavailable, Unavailable
 from jobserver.http.api import Api
 from jobserver.http.app import build_app
+from jobserver.http.protocol import OneWriteProtocol
 from jobserver.job.handlers import Handlers, load_handlers
 from jobserver.job.lifecycle import Policy
 from jobserver.job.wire import Readiness
@@ -407,7 +408,7 @@ class Server:
         self.finisher.batcher.start()
         stack.push_async_callback(self.finisher.batcher.close)
         self.submitter.batcher.start()
-        stack.push_async_callback(self.submitter.batcher.close)
+        stack.push_async_callback(self.submitter.close)
 
     async def _start_http(self, stack: AsyncExitStack, bound: socket.socket) -> None:
         app = build_app(
@@ -515,6 +516,7 @@ def _http_config(app: Any) -> uvicorn.Config:
         access_log=False,
         lifespan="off",
         ws="none",
+        http=OneWriteProtocol,
         # What a proxy says of its clients is nobody's business here, and costs each request a look.
         proxy_headers=False,
         server_header=False,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
@@ -26,6 +27,7 @@ BODY_SECONDS: Final = 60.0
 SLICE_BYTES: Final = 262_144
 
 B = TypeVar("B", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,13 +47,36 @@ class ClientGone(Exception):
 async def read(scope: HTTPScope, receive: Receive, limit: int) -> bytes:
     """The body, at most `limit` bytes. Raises RequestRefused, and ClientGone."""
     _check_headers(scope, limit)
+    reading = _read_chunks(receive, limit)
+    try:
+        waits_for = reading.send(None)
+    except StopIteration as done:
+        # It was there already, as most are: a time limit would cost more than the reading.
+        body: bytes = done.value
+        return body
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await _read_chunks(receive, limit)
+            return await _resumed(reading, waits_for)
     except TimeoutError:
         raise RequestRefused(
             HTTPStatus.REQUEST_TIMEOUT, f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
         ) from None
+
+
+@types.coroutine
+def _resumed(begun: Coroutine[Any, None, T], waits_for: Any) -> Generator[Any, None, T]:
+    """Awaits the rest of a coroutine whose first step was taken by hand, and which waits."""
+    while True:
+        try:
+            try:
+                yield waits_for
+            except BaseException as error:
+                waits_for = begun.throw(error)
+            else:
+                waits_for = begun.send(None)
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
 
 async def _read_chunks(receive: Receive, limit: int) -> bytes:

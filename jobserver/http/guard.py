@@ -13,6 +13,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from jobserver.http.problems import problem
 
+_TELLING: Final = frozenset({b"host", b"origin", b"sec-fetch-site"})
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -35,11 +36,13 @@ class OpenModeGuard:
         origins: list[str] = []
         cross_site = False
         for name, value in scope["headers"]:
+            if name not in _TELLING:
+                continue
             if name == b"host":
                 hosts.append(value.decode("latin-1").strip().lower())
             elif name == b"origin":
                 origins.append(value.decode("latin-1").strip().lower())
-            elif name == b"sec-fetch-site":
+            else:
                 cross_site = cross_site or value.strip().lower() == b"cross-site"
         # Without a Host it is no browser.
         if not all(self._is_ours(host, scope) for host in hosts):

@@ -6,9 +6,15 @@ that take a time as an argument do not give.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final
 from uuid import UUID
+
+_RANDOM_BITS: Final = 62
+# A call of the system each 512 ids, not one each.
+_CHUNK: Final = 512 * 8
 
 
 class Ids:
@@ -17,6 +23,7 @@ class Ids:
     def __init__(self, now_us: Callable[[], int]) -> None:
         self._now_us = now_us
         self._last = 0
+        self._random: Iterator[tuple[int]] = iter(())
 
     def next(self) -> UUID:
         now_us = self._now_us()
@@ -25,4 +32,11 @@ class Ids:
         stamp = (milliseconds << 12) | (rest_us * 4096 // 1000)
         self._last = stamp = max(stamp, self._last + 1)
         milliseconds, fraction = stamp >> 12, stamp & 0xFFF
-        return UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62))
+        return UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | self._bits())
+
+    def _bits(self) -> int:
+        drawn = next(self._random, None)
+        if drawn is None:
+            self._random = struct.iter_unpack("=Q", os.urandom(_CHUNK))
+            drawn = next(self._random)
+        return drawn[0] >> (64 - _RANDOM_BITS)

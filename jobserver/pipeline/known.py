@@ -55,11 +55,19 @@ class Types:
 
     async def find(self, name: str, *, within_seconds: float = 0.0) -> TypeInfo | None:
         """The type of that name, None when no process registered it, as of at most `within_seconds` ago."""
-        info = self._own.get(name) or self._others.get(name)
+        info = self.get(name)
         if info is None:
             await self._look_after(time.monotonic() - within_seconds)
             info = self._others.get(name)
         return info
+
+    def get(self, name: str) -> TypeInfo | None:
+        """The type of that name, as far as this process knows."""
+        return self._own.get(name) or self._others.get(name)
+
+    def looked(self, *, within_seconds: float) -> bool:
+        """Whether the last look at what others registered is no older than that."""
+        return self._looked > time.monotonic() - within_seconds
 
     async def _look_after(self, moment: float) -> None:
         """A look that began after `moment`. Those who ask meanwhile share the next: one query at a time for all."""

@@ -17,6 +17,7 @@ from jobserver.pipeline.batch import Batcher, Observe
 from jobserver.pipeline.deliver import Deliveries
 from jobserver.pipeline.ids import Ids
 from jobserver.pipeline.known import Queues, Types
+from jobserver.pipeline.patience import Patience
 from jobserver.store.jobs import Inserted, JobStore
 from jobserver.stream.jobs import Message
 from jobserver.telemetry import Telemetry
@@ -69,6 +70,7 @@ class Submitter:
         self._telemetry = telemetry
         self._clock = store.database.clock
         self._ids = Ids(self._clock.now_us)
+        self._patience = Patience(ANSWER_SECONDS)
         self.batcher: Batcher[Group, list[Inserted]] = Batcher(
             "submit",
             self._flush,
@@ -79,6 +81,11 @@ class Submitter:
             weigh=_weight,
             observe=observe,
         )
+
+    async def close(self) -> None:
+        """Write what is waiting, and stop."""
+        await self.batcher.close()
+        self._patience.close()
 
     async def submit(self, body: SubmitBody, *, scope: str, trace_context: str | None) -> Inserted:
         """Store one job. Raises Invalid, KeyReused, Overloaded and DatabaseUnavailable."""
@@ -96,10 +103,10 @@ class Submitter:
         self, placed: Sequence[tuple[SubmitBody, str]], scope: str, trace_context: str | None
     ) -> list[Inserted]:
         """The bodies of a request, each with its path, as one group; in time, and every refusal counted."""
+        deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                group = [await self._accepted(body, at, scope, trace_context) for body, at in placed]
-                return await self.batcher.submit(tuple(group))
+            group = [await self._accepted(body, at, scope, trace_context, deadline) for body, at in placed]
+            return await self._patience.wait(self.batcher.put(tuple(group)))
         except TimeoutError as error:
             raise self._too_late() from error
         except (Refused, Unavailable) as error:
@@ -115,10 +122,16 @@ class Submitter:
     def _count(self, refusal: Exception) -> None:
         self._telemetry.rejected(_REASONS.get(type(refusal), "unavailable"))
 
-    async def _accepted(self, body: SubmitBody, at: str, scope: str, trace_context: str | None) -> Submission:
+    async def _accepted(
+        self, body: SubmitBody, at: str, scope: str, trace_context: str | None, deadline: float
+    ) -> Submission:
+        """The job of a body, or why there is none. Asks SQL, until the deadline, only for what is not known here."""
         # Before a job is refused for its type, SQL is asked; where it is taken anyway, a second's delay does no harm.
         patience = _UNKNOWN_SECONDS if self._options.accept_unknown_types else 0.0
-        info = await self._types.find(body.type, within_seconds=patience)
+        info = self._types.get(body.type)
+        if info is None and not self._types.looked(within_seconds=patience):
+            async with asyncio.timeout_at(deadline):
+                info = await self._types.find(body.type, within_seconds=patience)
         payload = bytes(body.payload)
         if len(payload) > self._options.max_payload_bytes:
             raise Invalid(f"{at}.payload", f"larger than {self._options.max_payload_bytes} bytes")
@@ -134,7 +147,8 @@ class Submitter:
         queue = body.queue or info.queue
         if queue not in self._queues.paused:
             try:
-                await self._queues.ensure([queue])
+                async with asyncio.timeout_at(deadline):
+                    await self._queues.ensure([queue])
             except Invalid as error:
                 raise Invalid(at + error.path.removeprefix("$"), error.message) from None
         return Submission(

@@ -225,7 +225,7 @@ class Database:
             # What clients look at never takes the place of a claim, an end or a lease.
             self._looker = _postgres_engine(self.url, max(2, pool_size // 2), LOOK_SECONDS)
         # Taken from the pool and not given back after each statement: that costs as much as twenty rows.
-        self._kept: list[AsyncConnection] = []
+        self._kept: list[tuple[AsyncConnection, Any]] = []
         self._most_kept = pool_size // 2
         self._closed = False
 
@@ -284,9 +284,8 @@ class Database:
             async with self._session(self._writer) as (session, _):
                 return await session.fetch(statement, columns, **scalars)
         with self._unavailable():
-            connection = self._kept.pop() if self._kept else await self._writer.connect()
+            connection, driver = self._kept.pop() if self._kept else await self._taken()
             try:
-                driver = cast(Any, (await connection.get_raw_connection()).driver_connection)
                 rows = await _PostgresSession(self, driver, STATEMENT_SECONDS).fetch(statement, columns, **scalars)
             except BaseException as error:
                 if isinstance(error, (*_UNAVAILABLE, asyncio.CancelledError)):
@@ -294,10 +293,19 @@ class Database:
                 await connection.close()
                 raise
             if len(self._kept) < self._most_kept and not self._closed:
-                self._kept.append(connection)
+                self._kept.append((connection, driver))
             else:
                 await connection.close()
             return rows
+
+    async def _taken(self) -> tuple[AsyncConnection, Any]:
+        """A connection of the pool, and its driver's own."""
+        connection = await self._writer.connect()
+        try:
+            return connection, (await connection.get_raw_connection()).driver_connection
+        except BaseException:
+            await connection.close()
+            raise
 
     async def select(self, query: sa.Select[Any]) -> Sequence[Mapping[str, Any]]:
         """A query built by SQLAlchemy, for the lists whose filters vary."""
@@ -308,7 +316,8 @@ class Database:
     async def close(self) -> None:
         self._closed = True
         while self._kept:
-            await self._kept.pop().close()
+            connection, _ = self._kept.pop()
+            await connection.close()
         for engine in {self._writer, self._reader, self._looker}:
             await engine.dispose()
 

@@ -144,6 +144,55 @@ async def test_chunks_are_joined() -> None:
     assert await read(scope(), arriving(b'{"type"', b':"echo', b'"}'), 100) == b'{"type":"echo"}'
 
 
+class Slow:
+    """A client that sends a chunk when its gate is opened."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.left = list(chunks)
+        self.gate = asyncio.Event()
+        self.cancelled = False
+
+    async def receive(self) -> Any:
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        self.gate.clear()
+        return {"type": "http.request", "body": self.left.pop(0), "more_body": bool(self.left)}
+
+
+async def test_a_body_that_comes_bit_by_bit_is_waited_for() -> None:
+    slow = Slow(b'{"type"', b':"echo', b'"}')
+    reading = asyncio.create_task(read(scope(), slow.receive, 100))
+    for left in (3, 2, 1):
+        await asyncio.sleep(0)
+        assert len(slow.left) == left
+        assert not reading.done()
+        slow.gate.set()
+        await asyncio.sleep(0)
+    assert await reading == b'{"type":"echo"}'
+
+
+async def test_a_body_that_comes_too_late_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobserver.http.body.BODY_SECONDS", 0.05)
+    slow = Slow(b"never")
+    with pytest.raises(RequestRefused) as refused:
+        await read(scope(), slow.receive, 100)
+    assert refused.value.status == 408
+    assert slow.cancelled
+
+
+async def test_a_reading_that_is_cancelled_stops_waiting() -> None:
+    slow = Slow(b"never")
+    reading = asyncio.create_task(read(scope(), slow.receive, 100))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert slow.cancelled
+
+
 async def test_a_body_is_counted_while_it_is_read() -> None:
     asked = 0
 
