@@ -191,6 +191,8 @@ class Server:
         engines = await stack.enter_async_context(open_engines(settings, on_restart=self._redis_restarted))
         self._build(engines)
         await self.types.register()
+        for info in self.types.own.values():
+            self.telemetry.expect(info.type, info.queue)
         await self.queues.refresh()
         await self.queues.ensure({info.queue for info in self.types.own.values()} | set(settings.queues or ()))
         await self.heartbeat.start()
@@ -241,7 +243,9 @@ class Server:
         self.queues = Queues(self.store, settings.queues)
         self.holdings = Holdings()
         self.waiters = Waiters(self.views)
-        self.deliveries = Deliveries(self.stream, database.clock.now_us, on_dropped=self.telemetry.dropped)
+        self.deliveries = Deliveries(
+            self.stream, database.clock.now_us, on_dropped=self.telemetry.dropped, observe=observe
+        )
         self.submitter = Submitter(
             self.store,
             self.deliveries,
@@ -380,6 +384,7 @@ class Server:
         metrics.gauge("consumers_busy", "Consumers with a job.", lambda: self.consumers.busy)
         metrics.gauge("event_loop_lag_seconds", "Lateness of the event loop.", lambda: self.heartbeat.loop_lag_seconds)
         metrics.gauge("database_connections_used", "Connections in use.", database.pool_use)
+        metrics.gauge("database_connections_limit", "Connections that may be open.", database.pool_limit)
         buffers = self._buffers
         metrics.gauges(
             "buffer_items", "What waits in memory.", ("buffer",), lambda: [((name,), n) for name, n, _ in buffers()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 from jobserver.errors import StreamUnavailable
 from jobserver.job.model import Delivery
 from jobserver.job.times import instant_us
+from jobserver.pipeline.batch import Observe
 from jobserver.pipeline.lasting import lasting
 from jobserver.store.jobs import Available, Moved
 from jobserver.stream.jobs import Batch, Dead, JobStream, Message
@@ -45,11 +47,13 @@ class Deliveries:
         *,
         on_delay: Callable[[int], None] = lambda due_us: None,
         on_dropped: Callable[[int], None] = lambda count: None,
+        observe: Observe | None = None,
     ) -> None:
         self._stream = stream
         self._now_us = now_us
         self.on_delay = on_delay
         self._on_dropped = on_dropped
+        self._observe = observe
         self._waiting: deque[_Operation] = deque()
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
@@ -111,7 +115,10 @@ class Deliveries:
                 self._arrived.clear()
                 await self._arrived.wait()
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+            started = time.perf_counter()
             await self._send(batch)
+            if self._observe is not None:
+                self._observe("deliveries", len(batch), time.perf_counter() - started)
 
     async def _send(self, operations: list[_Operation]) -> None:
         now_us = self._now_us()

@@ -328,8 +328,14 @@ class Database:
 
     def pool_use(self) -> int:
         """Connections in use now."""
-        pools = {self._writer.pool, self._reader.pool, self._looker.pool}
-        return sum(int(cast(Any, pool).checkedout()) for pool in pools) - len(self._kept)
+        return sum(int(pool.checkedout()) for pool in self._pools()) - len(self._kept)
+
+    def pool_limit(self) -> int:
+        """Connections that may be in use at the same time."""
+        return sum(int(pool.size()) for pool in self._pools())
+
+    def _pools(self) -> set[Any]:
+        return {self._writer.pool, self._reader.pool, self._looker.pool}
 
     @asynccontextmanager
     async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:

@@ -8,13 +8,16 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter
 
 from jobserver.job.model import TERMINAL, Claimed, Ended, Job, JobError, Status
-from jobserver.telemetry.metrics import BoundedLabel, Metrics
+from jobserver.telemetry.metrics import BoundedLabel, Count, Counter, Distribution, Metrics
 
+# Pairs of a type and a queue that have series of their own; the rest are "other".
+MAX_PAIRS: Final = 1_000
 # Names of types and queues that are not bounded yet: more of them than labels.
 MAX_KNOWN: Final = 5_000
+_SAMPLED: Final = frozenset("13579bdf")
+_LOUD: Final = frozenset({Ended.FAILED, Ended.LEASE_LOST})
 _EVENTS: Final = {
     Ended.COMPLETED: "job_completed",
     Ended.RETRYING: "job_retry_scheduled",
@@ -46,6 +49,35 @@ def trace_id(context: str | None) -> str | None:
     return None if context is None else context[3:35]
 
 
+def _sampled(context: str | None) -> str | None:
+    """The trace id, when the trace is kept: the last digit of the flags is odd."""
+    return context[3:35] if context and context[-1] in _SAMPLED else None
+
+
+class _End:
+    """What moves when an attempt ends in one way: found once, counted often."""
+
+    __slots__ = ("age", "counts", "duration", "level")
+
+    def __init__(self, counts: tuple[Count, ...], duration: Distribution, age: Distribution | None, level: int) -> None:
+        self.counts = counts
+        self.duration = duration
+        self.age = age
+        self.level = level
+
+
+class _Kind:
+    """The jobs of one type in one queue: their labels, and the series that the life of each one moves."""
+
+    __slots__ = ("created", "ends", "labels", "wait")
+
+    def __init__(self, labels: tuple[str, str], created: Count, wait: Distribution) -> None:
+        self.labels = labels
+        self.created = created
+        self.wait = wait
+        self.ends: dict[tuple[Ended, Status], _End] = {}
+
+
 class Telemetry:
     """Counters move by rows won in SQL, so that they equal it while no process dies."""
 
@@ -56,12 +88,14 @@ class Telemetry:
         self._stdlib = logging.getLogger("jobserver.life")
         self._type = BoundedLabel()
         self._queue = BoundedLabel()
-        self._known: dict[tuple[Any, ...], Any] = {}
+        self._pairs: set[tuple[str, str]] = set()
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+        self._flushes: dict[str, tuple[Distribution, Distribution]] = {}
 
     def submitted(self, jobs: Sequence[Job]) -> None:
         """Jobs are committed."""
         for job in jobs:
-            self._count(self.metrics.created, job.type, job.queue)
+            (self._kinds.get((job.type, job.queue)) or self._kind(job.type, job.queue)).created.value += 1
         if self._stdlib.isEnabledFor(logging.INFO):
             for job in jobs:
                 self._log.info(
@@ -75,38 +109,36 @@ class Telemetry:
 
     def deduplicated(self, count: int) -> None:
         """Submits were answered with the job of their idempotency key."""
-        self.metrics.deduplicated.inc(count)
+        self.metrics.deduplicated.of().value += count
 
     def rejected(self, reason: str) -> None:
         """A submit was refused; `reason` is one of a few words."""
-        self.metrics.rejected.labels(reason).inc()
+        self.metrics.rejected.of(reason).value += 1
 
     def claimed(self, job: Claimed) -> None:
         """A job is ours, under its new fence."""
         waited = (job.started_at - job.due_at).total_seconds()
-        key = (self.metrics.wait_seconds, job.queue)
-        child = self._known.get(key) or self._bind(key, self._queue(job.queue))
-        child.observe(max(0.0, waited))
+        kind = self._kinds.get((job.type, job.queue)) or self._kind(job.type, job.queue)
+        kind.wait.observe(waited if waited > 0.0 else 0.0, _sampled(job.trace_context))
         if self._stdlib.isEnabledFor(logging.INFO):
             self._log.info("job_claimed", **self._fields(job))
 
     def ended(self, job: Claimed, moved: MovedJob, ended: Ended, seconds: float, error: JobError | None) -> None:
         """An attempt of this process ended, and its transition was won. `seconds` is how long it ran."""
-        self._count_end(ended, moved.status, job.type, job.queue)
-        key: tuple[Any, ...] = (self.metrics.attempt_seconds, job.type, ended)
-        child = self._known.get(key) or self._bind(key, self._type(job.type), ended.value)
-        child.observe(seconds)
-        if moved.status in TERMINAL:
+        kind = self._kinds.get((job.type, job.queue)) or self._kind(job.type, job.queue)
+        end = kind.ends.get((ended, moved.status)) or self._end(kind, ended, moved.status)
+        for count in end.counts:
+            count.value += 1
+        trace = _sampled(job.trace_context)
+        end.duration.observe(seconds, trace)
+        if end.age is not None:
             age = (job.started_at - job.created_at).total_seconds() + seconds
-            key = (self.metrics.end_to_end_seconds, job.type)
-            child = self._known.get(key) or self._bind(key, self._type(job.type))
-            child.observe(max(0.0, age))
-        level = logging.WARNING if ended in {Ended.FAILED, Ended.LEASE_LOST} else logging.INFO
-        if self._stdlib.isEnabledFor(level):
+            end.age.observe(age if age > 0.0 else 0.0, trace)
+        if self._stdlib.isEnabledFor(end.level):
             fields = self._fields(job) | {"status": moved.status.value, "seconds": round(seconds, 6)}
             if error is not None:
                 fields |= {"error_type": error.type, "error": error.message[:500]}
-            self._log.log(level, _EVENTS[ended], **fields)
+            self._log.log(end.level, _EVENTS[ended], **fields)
 
     def reclaimed(self, job: Claimed, moved: MovedJob, lost_by: str) -> None:
         """A job whose lease was lost was taken back."""
@@ -142,22 +174,22 @@ class Telemetry:
 
     def stale(self, job: Claimed, step: str) -> None:
         """A write of ours was refused: somebody else has decided about the job."""
-        self.metrics.stale.labels(step).inc()
+        self.metrics.stale.of(step).value += 1
         self._log.warning("stale_write_rejected", **self._fields(job), step=step)
 
     def reconciled(self, queue: str, count: int) -> None:
         """Jobs whose messages were lost are published again."""
-        self.metrics.reconciled.labels(self._queue(queue)).inc(count)
+        self.metrics.reconciled.of(self._queue(queue)).value += count
         self._log.warning("jobs_reconciled", queue=queue, count=count)
 
     def abandoned(self, job: Claimed) -> None:
         """A handler did not end when it was told to, and was given up."""
-        self.metrics.abandoned.labels(self._type(job.type)).inc()
+        self.metrics.abandoned.of(self._type(job.type)).value += 1
         self._log.error("attempt_abandoned", **self._fields(job))
 
     def loop_blocked(self, kind: str, job_id: str | None, at: str, seconds: float) -> None:
         """The event loop does not answer. `kind`: the type of the job whose handler runs, "" when none does."""
-        self.metrics.loop_blocked.labels(self._type(kind) if kind else "").inc()
+        self.metrics.loop_blocked.of(self._type(kind) if kind else "").value += 1
         self._log.warning("event_loop_blocked", **self._blocked(kind, job_id, at, seconds))
 
     def loop_free(self, kind: str, job_id: str | None, at: str, seconds: float) -> None:
@@ -175,17 +207,22 @@ class Telemetry:
 
     def dropped(self, count: int) -> None:
         """Messages for Redis found no place in the queue; reconcile will mend it."""
-        self.metrics.dropped.inc(count)
+        self.metrics.dropped.of().value += count
 
     def connections_rebuilt(self) -> None:
         """Work waited and nothing was read: the connections to Redis are new."""
-        self.metrics.rebuilt.inc()
+        self.metrics.rebuilt.of().value += 1
         self._log.warning("connections_rebuilt", worker_id=self._worker_id)
 
     def flushed(self, batcher: str, items: int, seconds: float) -> None:
         """A batcher wrote."""
-        self.metrics.batch_size.labels(batcher).observe(items)
-        self.metrics.flush_seconds.labels(batcher).observe(seconds)
+        found = self._flushes.get(batcher)
+        if found is None:
+            metrics = self.metrics
+            found = self._flushes[batcher] = (metrics.batch_size.of(batcher), metrics.flush_seconds.of(batcher))
+        size, duration = found
+        size.observe(items)
+        duration.observe(seconds)
 
     def note(self, event: str, **fields: Any) -> None:
         """Something about the process itself, worth a line."""
@@ -195,34 +232,61 @@ class Telemetry:
         """Something about the process itself that somebody should look at."""
         self._log.warning(event, worker_id=self._worker_id, **fields)
 
-    def _count_end(self, ended: Ended, status: Status, kind: str, queue: str) -> None:
+    def expect(self, name: str, queue: str) -> None:
+        """Jobs of this type may come: what is counted of them is shown from now on."""
+        self._kind(name, queue)
+
+    def queue_label(self, queue: str) -> str:
+        """The name of a queue as labels show it: itself, or "other"."""
+        return self._queue(queue)
+
+    def _kind(self, name: str, queue: str) -> _Kind:
+        """The series of a type and queue. Finding them costs more than counting: they are remembered."""
         metrics = self.metrics
-        if status is Status.COMPLETED:
-            self._count(metrics.completed, kind, queue)
-        elif ended is Ended.SNOOZED:
-            self._count(metrics.snoozed, kind, queue)
-        elif ended is Ended.HANDED_BACK:
-            self._count(metrics.handed_back, kind, queue)
-        elif status is Status.RETRYING:
-            self._count(metrics.retried, kind, queue)
-        elif status is Status.CANCELED:
-            self._count(metrics.canceled, kind, queue)
-        elif status is Status.FAILED:
-            self._count(metrics.failed, kind, queue)
-            if ended is Ended.LEASE_LOST:
-                self._count(metrics.crashed, kind, queue)
+        labels = (self._type(name), self._queue(queue))
+        if labels not in self._pairs:
+            if len(self._pairs) >= MAX_PAIRS:
+                labels = ("other", "other")
+            self._pairs.add(labels)
+        # From zero on: an increase from nothing to 1 is none to a query.
+        for counter in metrics.of_jobs:
+            counter.of(*labels)
+        for counter in (metrics.abandoned, metrics.loop_blocked):
+            counter.of(labels[0])
+        metrics.reconciled.of(labels[1])
+        if len(self._kinds) > MAX_KNOWN:
+            self._kinds.clear()
+        kind = _Kind(labels, metrics.created.of(*labels), metrics.wait_seconds.of(labels[1]))
+        self._kinds[name, queue] = kind
+        return kind
 
-    def _count(self, counter: Counter, kind: str, queue: str, n: int = 1) -> None:
-        key = (counter, kind, queue)
-        child = self._known.get(key) or self._bind(key, self._type(kind), self._queue(queue))
-        child.inc(n)
+    def _end(self, kind: _Kind, ended: Ended, status: Status) -> _End:
+        metrics, labels = self.metrics, kind.labels
+        end = kind.ends[ended, status] = _End(
+            tuple(counter.of(*labels) for counter in self._counters(ended, status)),
+            metrics.attempt_seconds.of(labels[0], ended.value),
+            metrics.end_to_end_seconds.of(labels[0]) if status in TERMINAL else None,
+            logging.WARNING if ended in _LOUD else logging.INFO,
+        )
+        return end
 
-    def _bind(self, key: tuple[Any, ...], *labels: str) -> Any:
-        """The child of a metric for these labels. Finding one costs more than counting: it is remembered."""
-        if len(self._known) > MAX_KNOWN:
-            self._known.clear()
-        child = self._known[key] = key[0].labels(*labels)
-        return child
+    def _counters(self, ended: Ended, status: Status) -> tuple[Counter, ...]:
+        """What an attempt that ended so, in a job that is so now, counts as."""
+        metrics = self.metrics
+        if status is Status.FAILED:
+            return (metrics.failed, metrics.crashed) if ended is Ended.LEASE_LOST else (metrics.failed,)
+        by_end = {Ended.SNOOZED: metrics.snoozed, Ended.HANDED_BACK: metrics.handed_back}
+        by_status = {
+            Status.COMPLETED: metrics.completed,
+            Status.RETRYING: metrics.retried,
+            Status.CANCELED: metrics.canceled,
+        }
+        found = by_status.get(status) or by_end.get(ended)
+        return () if found is None else (found,)
+
+    def _count(self, counter: Counter, name: str, queue: str) -> None:
+        kind = self._kinds.get((name, queue)) or self._kind(name, queue)
+        counter.of(*kind.labels).value += 1
 
     def _fields(self, job: Claimed) -> dict[str, Any]:
         return {

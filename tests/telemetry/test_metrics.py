@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from jobserver.job.model import Ended, JobError, Priority, Status
 from jobserver.store.jobs import Moved
 from jobserver.telemetry import Telemetry
-from jobserver.telemetry.metrics import MAX_LABELS, BoundedLabel, Metrics
+from jobserver.telemetry.metrics import MAX_LABELS, REASONS, STEPS, BoundedLabel, Histogram, Metrics
+from jobserver.telemetry.telemetry import MAX_PAIRS
 from tests.conftest import Pair
 from tests.parts import body, consuming, ended, parts, submitted
 from tests.pipeline.attempts import claimed
@@ -94,6 +97,107 @@ def test_a_thousand_types_make_a_bounded_page() -> None:
     assert len(page(telemetry.metrics)) < 2_000_000
 
 
+def test_a_thousand_types_in_a_thousand_queues_make_a_bounded_page() -> None:
+    telemetry = Telemetry("1", "w")
+    for number in range(150 * 150):
+        telemetry.claimed(claimed(f"type{number // 150}", queue=f"queue{number % 150}"))
+    created = samples(telemetry.metrics, "jobserver_jobs_created_total")
+    assert len(created) == MAX_PAIRS + 1
+    assert (("queue", "other"), ("type", "other")) in created
+
+
+def test_what_may_happen_is_counted_from_zero_on() -> None:
+    telemetry = Telemetry("1", "w")
+    assert samples(telemetry.metrics, "jobserver_submits_rejected_total") == {
+        (("reason", reason),): 0.0 for reason in REASONS
+    }
+    assert samples(telemetry.metrics, "jobserver_stale_writes_rejected_total") == {
+        (("step", step),): 0.0 for step in STEPS
+    }
+    telemetry.expect("t", "q")
+    for name in ("created", "completed", "failed", "retried", "canceled", "crashed", "reclaimed", "replayed"):
+        found = samples(telemetry.metrics, f"jobserver_jobs_{name}_total")
+        assert found == {(("queue", "q"), ("type", "t")): 0.0}
+
+
+def test_a_value_on_a_bound_is_within_it() -> None:
+    histogram = Histogram("h", "H.", (), (1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 2.0, 9.0):
+        histogram.of().observe(value)
+    [family] = histogram.collect()
+    assert [(sample.name, sample.labels.get("le"), sample.value) for sample in family.samples] == [
+        ("h_bucket", "1.0", 2),
+        ("h_bucket", "2.0", 4),
+        ("h_bucket", "+Inf", 5),
+        ("h_count", None, 5),
+        ("h_sum", None, 14.0),
+    ]
+
+
+def test_a_scrape_by_another_thread_sees_whole_histograms() -> None:
+    metrics = Metrics("1")
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            metrics.attempt_seconds.of(f"t{number % 500}", "completed").observe(0.002 * (number % 7), "a" * 32)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(5):
+            for family in text_string_to_metric_families(metrics.render("application/openmetrics-text")[0].decode()):
+                buckets = {
+                    sample.labels["type"]: sample.value
+                    for sample in family.samples
+                    if sample.labels.get("le") == "+Inf"
+                }
+                counts = {
+                    sample.labels["type"]: sample.value for sample in family.samples if sample.name.endswith("n_count")
+                }
+                assert not counts or counts == buckets
+    finally:
+        stop.set()
+        writer.join()
+
+
+SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03"
+
+
+@pytest.mark.parametrize("context", [SAMPLED, SAMPLED[:-1] + "2", None, ""])
+def test_durations_name_a_trace_that_is_kept(context: str | None) -> None:
+    telemetry = Telemetry("1", "w")
+    began = datetime.now(UTC)
+    job = claimed(
+        "t",
+        trace_context=context,
+        created_at=began - timedelta(seconds=5),
+        due_at=began - timedelta(seconds=3),
+        started_at=began,
+    )
+    telemetry.claimed(job)
+    moved = Moved(job.id, 6, Status.COMPLETED, "default", Priority.NORMAL, "t", began)
+    telemetry.ended(job, moved, Ended.COMPLETED, 0.25, None)
+    shown = {
+        sample.name: (sample.labels["le"], sample.exemplar.labels["trace_id"], sample.exemplar.value)
+        for family in text_string_to_metric_families(
+            telemetry.metrics.render("application/openmetrics-text")[0].decode()
+        )
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    kept = {
+        "jobserver_queue_wait_seconds_bucket": ("5.0", SAMPLED[3:35], 3.0),
+        "jobserver_attempt_duration_seconds_bucket": ("0.25", SAMPLED[3:35], 0.25),
+        "jobserver_end_to_end_seconds_bucket": ("10.0", SAMPLED[3:35], 5.25),
+    }
+    assert shown == (kept if context == SAMPLED else {})
+    # The plain format has no exemplars.
+    assert SAMPLED[3:35] not in page(telemetry.metrics)
+
+
 @pytest.mark.parametrize(
     ("ended_as", "status", "counter"),
     [
@@ -111,8 +215,8 @@ def test_each_end_moves_its_counter_and_no_other(ended_as: Ended, status: Status
     moved = Moved(job.id, 6, status, "q", Priority.NORMAL, "t", datetime.now(UTC))
     telemetry.ended(job, moved, ended_as, 0.25, JobError("E", "e"))
     for name in ("completed", "retried", "failed", "snoozed", "handed_back", "canceled"):
-        expected = {(("queue", "q"), ("type", "t")): 1.0} if name == counter else {}
-        assert samples(telemetry.metrics, f"jobserver_jobs_{name}_total") == expected
+        found = samples(telemetry.metrics, f"jobserver_jobs_{name}_total")
+        assert found.get((("queue", "q"), ("type", "t")), 0.0) == (name == counter)
     labels = (("outcome", ended_as.value), ("type", "t"))
     assert samples(telemetry.metrics, "jobserver_attempt_duration_seconds_sum")[labels] == 0.25
     terminal = status in {Status.COMPLETED, Status.FAILED, Status.CANCELED}
