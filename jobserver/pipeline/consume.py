@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import uuid4
@@ -40,6 +41,12 @@ _LAST_READ_SECONDS: Final = 10.0
 _GIVE_UP_SECONDS: Final = 1.0
 _MAX_FETCH: Final = 500
 _MAX_STREAMS: Final = 3_000
+# Jobs that take no longer than this are short, on average.
+_SHORT_SECONDS: Final = 0.02
+# The share of the latest job in that average.
+_LATEST: Final = 0.05
+# So long a claimed job waits for its turn at the most.
+_TURN_SECONDS: Final = 1.0
 _NORMAL_FIRST: Final = (4, 9, 14)
 # After a cancelled handler's grace, for writing what became of it.
 _LAST_WRITES_SECONDS: Final = 10.0
@@ -76,6 +83,9 @@ class Consumers:
 
     A consumer is a place for one job, from its claim until its handler has ended. While that end is written the
     consumer takes the next job; it waits only when as many ends wait as there are consumers.
+
+    While jobs are short, as many again are claimed ahead of their turn, so that no consumer waits for a commit. One
+    that has waited for a second all the same is handed back, for another process.
     """
 
     def __init__(
@@ -110,6 +120,13 @@ class Consumers:
         )
         # Consumers without a job, and without one being claimed for them.
         self.free = options.workers
+        # Attempts under way.
+        self._running = 0
+        # Jobs that were claimed ahead, and wait for a consumer.
+        self._ready: deque[Held] = deque()
+        self._ready_timer: asyncio.TimerHandle | None = None
+        # How long a job takes, on average; until some have ended they are taken for long ones.
+        self._usual_seconds = 1.0
         # Attempts whose end is not written yet.
         self._ending = 0
         # Jobs that are claimed, run or end.
@@ -133,7 +150,8 @@ class Consumers:
 
     @property
     def busy(self) -> int:
-        return self._options.workers - self.free
+        """Consumers whose handler runs."""
+        return self._running
 
     @property
     def draining(self) -> bool:
@@ -143,6 +161,7 @@ class Consumers:
         """Stop fetching, hand back what was not started, wait for what runs, then cancel and hand back the rest."""
         self._draining.set()
         self._freed.set()
+        self._hand_back(len(self._ready))
         for held in self._holdings:
             # Those that wait for a thread or a child. What is claimed from here on is not started either.
             if not held.running.started:
@@ -212,7 +231,7 @@ class Consumers:
 
     async def _fetch(self) -> None:
         while not self._draining.is_set():
-            if self.free <= 0 or self._ending > self._options.workers:
+            if self._room() <= 0 or self._ending > self._options.workers:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
@@ -235,7 +254,7 @@ class Consumers:
             await self._pause(_RECONNECT_SECONDS)
             return
         self._turn += 1
-        count = min(self.free, max(1, (self._options.workers + 1) // 2), _MAX_FETCH)
+        count = min(self._room(), max(1, (self._options.workers + 1) // 2), _MAX_FETCH)
         worker_id = self._options.worker_id
         fetched = await self._stream.fetch(streams, worker_id, count)
         if not fetched.deliveries and not fetched.made_group:
@@ -245,10 +264,15 @@ class Consumers:
             self.on_wiped()
         self.fetched += len(fetched.deliveries)
         # A blocked read counts by stream: of many streams it may bring more than there are consumers free.
-        free = max(0, self.free)
-        self.take(fetched.deliveries[:free])
-        for delivery in fetched.deliveries[free:]:
+        room = max(0, self._room())
+        self.take(fetched.deliveries[:room])
+        for delivery in fetched.deliveries[room:]:
             self._return(delivery)
+
+    def _room(self) -> int:
+        """How many jobs may be claimed now."""
+        ahead = self._options.workers if self._usual_seconds < _SHORT_SECONDS else 0
+        return self.free + ahead
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -295,7 +319,11 @@ class Consumers:
     def _claimed(self, delivery: Delivery, answer: Held | Refusal | Exception) -> None:
         if isinstance(answer, Held):
             self._telemetry.claimed(answer.job)
-            self._begin(answer)
+            if self._running < self._options.workers or self._draining.is_set():
+                self._begin(answer)
+            else:
+                self._ready.append(answer)
+                self._watch_ready()
             return
         self._release()
         self._close()
@@ -326,23 +354,62 @@ class Consumers:
 
     def _begin(self, held: Held) -> None:
         """A consumer is free for this job: it runs until its end is written."""
+        if self._draining.is_set():
+            self._not_begun(held)
+            return
+        self._running += 1
+        held.started = time.monotonic()
         try:
-            if self._draining.is_set():
-                self._ended(held, held.running.stopped() or HandedBack())
-            else:
-                held.running.lease_is_over = functools.partial(self._lease_is_over, held)
-                self._executor.start(held.running, functools.partial(self._ended, held))
+            held.running.lease_is_over = functools.partial(self._lease_is_over, held)
+            self._executor.start(held.running, functools.partial(self._ended, held))
         except Exception as error:
-            self._ending += 1
+            self._running -= 1
             self._release()
+            self._ending += 1
             self._failed(held, error)
+            # Not at once: they may all fail, each within the one before.
+            asyncio.get_running_loop().call_soon(self._begin_ready)
+
+    def _begin_ready(self) -> None:
+        if self._ready and self._running < self._options.workers:
+            self._begin(self._ready.popleft())
+
+    def _watch_ready(self) -> None:
+        if self._ready_timer is None:
+            self._ready_timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._turn_is_over)
+
+    def _turn_is_over(self) -> None:
+        """Jobs became long: what still waits for its turn should not wait for them."""
+        self._ready_timer = None
+        now = time.monotonic()
+        over = sum(now - held.claimed >= _TURN_SECONDS for held in self._ready)
+        if over:
+            self._usual_seconds = _TURN_SECONDS
+            self._hand_back(over)
+        if self._ready:
+            self._watch_ready()
+
+    def _hand_back(self, count: int) -> None:
+        """The first of those that wait for a consumer."""
+        for _ in range(count):
+            self._not_begun(self._ready.popleft())
+
+    def _not_begun(self, held: Held) -> None:
+        self._release()
+        self._finish(held, held.running.stopped() or HandedBack())
 
     def _lease_is_over(self, held: Held) -> bool:
         return time.monotonic() > max(held.asked, self._holdings.kept_at) + self._options.lease_seconds
 
     def _ended(self, held: Held, outcome: Outcome) -> None:
-        self._ending += 1
+        self._usual_seconds += _LATEST * (time.monotonic() - held.started - self._usual_seconds)
+        self._running -= 1
         self._release()
+        self._begin_ready()
+        self._finish(held, outcome)
+
+    def _finish(self, held: Held, outcome: Outcome) -> None:
+        self._ending += 1
         try:
             if held.refused:
                 self._telemetry.stale(held.job, "heartbeat")

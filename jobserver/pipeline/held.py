@@ -14,15 +14,16 @@ from jobserver.pipeline.running import CancelReason, Running
 class Held:
     """One claimed job, the message that brought it, and its attempt."""
 
-    __slots__ = ("asked", "delivery", "job", "progress", "running", "started")
+    __slots__ = ("asked", "claimed", "delivery", "job", "progress", "running", "started")
 
     def __init__(self, job: Claimed, delivery: Delivery, asked: float | None = None) -> None:
         """`asked`: when the claim was sent, by the monotonic clock. Its lease began then, or later."""
         self.job = job
         self.delivery = delivery
         self.running = Running(job)
-        self.started = time.monotonic()
-        self.asked = self.started if asked is None else asked
+        # Since when it is held, and, once a consumer had a place for it, since when it runs.
+        self.claimed = self.started = time.monotonic()
+        self.asked = self.claimed if asked is None else asked
         # What the handler said and SQL does not know yet.
         self.progress: Progress | None = None
 

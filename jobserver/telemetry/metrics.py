@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 MAX_LABELS: Final = 200
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
@@ -85,7 +84,7 @@ class _Family(Collector, Generic[Series]):
         self._name = name
         self._text = text
         self._labels = labels
-        self._new = new
+        self._new: Callable[[], Series] = new
         self._series: dict[tuple[str, ...], Series] = {}
         if not labels:
             self.of()
@@ -117,7 +116,7 @@ class Histogram(_Family[Distribution]):
 
     def __init__(self, name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
         super().__init__(name, text, labels, lambda: Distribution(bounds))
-        self._bounds = tuple(floatToGoString(bound) for bound in (*bounds, float("inf")))
+        self._bounds = (*(str(float(bound)) for bound in bounds), "+Inf")
 
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
@@ -195,7 +194,7 @@ class Metrics:
         Gauge(f"jobserver_{name}", text, registry=self.registry).set_function(read)
 
     def gauges(self, name: str, text: str, labels: Iterable[str], read: Samples) -> None:
-        """A gauge whose rows are read when it is scraped: from memory, never from an engine. No rows: nothing is known."""
+        """A gauge whose rows are read when it is scraped: from memory, from no engine. No rows: nothing is known."""
         self.registry.register(_Gauges(f"jobserver_{name}", text, tuple(labels), read))
 
     def render(self, accept: str) -> tuple[bytes, str]:

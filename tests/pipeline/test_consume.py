@@ -127,6 +127,60 @@ async def test_many_jobs_run_once_each(server: Server, work: Work) -> None:
         await eventually(lambda: server.consumers.busy == 0)
 
 
+# What is claimed ahead of its turn.
+
+
+async def after_short_jobs(server: Server, work: Work) -> None:
+    """So many that the consumers take jobs for short ones, and claim some ahead."""
+    for job in await asyncio.gather(*(submitted(server, "note", {"n": 0}) for _ in range(100))):
+        await ended(server, job.id)
+    await eventually(lambda: not len(server.holdings))
+    work.ran.clear()
+
+
+async def test_as_many_again_are_claimed_ahead_and_no_more_run_than_there_are_consumers(
+    server: Server, work: Work
+) -> None:
+    async with consuming(server):
+        await after_short_jobs(server, work)
+        jobs = [await submitted(server, "gate") for _ in range(5)]
+        await eventually(lambda: len(server.holdings) == 4)
+        assert server.consumers.busy == len(work.ran) == 2
+        work.gate.set()
+        for job in jobs:
+            assert (await ended(server, job.id)).attempt == 1
+
+
+async def test_what_waits_too_long_for_its_turn_is_handed_back(server: Server, work: Work) -> None:
+    async with consuming(server):
+        await after_short_jobs(server, work)
+        jobs = [await submitted(server, "gate") for _ in range(4)]
+        await eventually(lambda: len(server.holdings) == 4)
+        # Two run; the other two are there for any process, and nothing is claimed ahead of its turn any more.
+        await eventually(lambda: len(server.holdings) == 2)
+        found = [await job_of(server, job.id) for job in jobs]
+        assert sorted(job.status for job in found) == [Status.QUEUED] * 2 + [Status.RUNNING] * 2
+        assert sorted(job.attempt for job in found) == [0, 0, 1, 1]
+        work.gate.set()
+        for job in jobs:
+            done = await ended(server, job.id)
+            assert (done.status, done.attempt) == (Status.COMPLETED, 1)
+
+
+async def test_what_was_claimed_ahead_is_handed_back_at_a_stop(server: Server, work: Work) -> None:
+    async with consuming(server):
+        await after_short_jobs(server, work)
+        jobs = [await submitted(server, "gate") for _ in range(4)]
+        await eventually(lambda: len(server.holdings) == 4)
+        draining = asyncio.create_task(server.consumers.drain(within_seconds=5.0))
+        await eventually(lambda: len(server.holdings) == 2)
+        work.gate.set()
+        await draining
+        found = [await job_of(server, job.id) for job in jobs]
+        assert sorted(job.status for job in found) == [Status.COMPLETED] * 2 + [Status.QUEUED] * 2
+        assert sorted(job.attempt for job in found) == [0, 0, 1, 1]
+
+
 # What a refused claim leads to.
 
 
