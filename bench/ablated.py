@@ -31,7 +31,7 @@ def flights() -> None:
 
 def uvloop() -> None:
     """asyncio's own event loop."""
-    jobserver.cli.serve._loop_factory = lambda: None
+    jobserver.cli.serve.loop_factory = lambda: None
 
 
 def httptools() -> None:

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import msgspec
@@ -26,6 +27,7 @@ from jobserver.builtin import reference as builtin_reference
 from jobserver.errors import ConfigurationError, DatabaseUnavailable, StreamUnavailable, Unavailable
 from jobserver.http.api import Api
 from jobserver.http.app import build_app
+from jobserver.http.listen import BACKLOG, listening
 from jobserver.http.protocol import OneWriteProtocol
 from jobserver.job.handlers import Handlers, load_handlers
 from jobserver.job.lifecycle import Policy
@@ -50,6 +52,7 @@ from jobserver.stream.client import StreamClient
 from jobserver.stream.client import check_reachable as check_stream
 from jobserver.stream.jobs import JobStream
 from jobserver.telemetry import Telemetry
+from jobserver.telemetry.siblings import Siblings
 from jobserver.upkeep.expire import Expire
 from jobserver.upkeep.hear import Hear
 from jobserver.upkeep.heartbeat import Heartbeat
@@ -63,7 +66,8 @@ from jobserver.upkeep.watchdog import Watchdog
 
 HTTP_GRACE_SECONDS: Final = 5
 HEALTH_SECONDS: Final = 1.0
-BACKLOG: Final = 2_048
+# A process that was replaced is still heard by its clients for so long: longer than uvicorn keeps an idle connection.
+LINGER_SECONDS: Final = 6.0
 # Of a process that died, so many jobs run at once in children of their own, at about 6 MB each.
 ISOLATED: Final = 128
 
@@ -77,6 +81,17 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     consumers: int
     types: tuple[str, ...]
     warnings: tuple[str, ...]
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a process stands among those behind one port: see `cli/parent.py`, which owns the port and the folder."""
+
+    number: int
+    processes: int
+    # Bound and listening; None without HTTP.
+    listener: socket.socket | None
+    # Private, for what they tell each other.
+    folder: Path
 
 
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,14 +155,18 @@ async def open_engines(settings: Settings, *, on_restart: Callable[[], None] | N
 class Server:
     """One server process. `async with Server(settings) as server:` everything runs inside, in order."""
 
-    def __init__(self, settings: Settings, *, handlers: Handlers | None = None) -> None:
+    def __init__(self, settings: Settings, *, handlers: Handlers | None = None, place: Place | None = None) -> None:
         self.settings = settings
+        self._place = place
         self._handlers, self._references = _all_handlers(settings, handlers)
         self._stack = AsyncExitStack()
         self._stopping = asyncio.Event()
         self._now = asyncio.Event()
         self._draining = False
         self._built = False
+        self._retired_at: float | None = None
+        self._http: _Uvicorn | None = None
+        self._siblings: Siblings | None = None
         self._socket: socket.socket | None = None
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.url: str = ""
@@ -175,6 +194,12 @@ class Server:
         self._stopping.set()
         self._now.set()
 
+    def retire(self) -> None:
+        """Begin a graceful stop in favour of a process that accepts from the same listener already."""
+        if not self._stopping.is_set():
+            self._retired_at = time.monotonic()
+            self._stopping.set()
+
     @property
     def draining_jobs(self) -> int:
         """Jobs that a drain waits for."""
@@ -186,7 +211,8 @@ class Server:
         settings = self.settings
         if settings.http:
             # First of all: a port that is taken is said at once, before anything is touched.
-            self._socket = _bound(settings.host, settings.port)
+            given = None if self._place is None else self._place.listener
+            self._socket = given or listening(settings.host, settings.port)
             stack.callback(self._socket.close)
         engines = await stack.enter_async_context(open_engines(settings, on_restart=self._redis_restarted))
         self._build(engines)
@@ -205,6 +231,10 @@ class Server:
         self._start_pipeline(stack)
         await stack.enter_async_context(self.executor)
         warnings = tuple(await durability_warnings(engines.database))
+        if (place := self._place) is not None:
+            self._siblings = await stack.enter_async_context(
+                Siblings(self.telemetry.metrics.registry, place.folder, number=place.number, processes=place.processes)
+            )
         if self._socket is not None:
             await self._start_http(stack, self._socket)
         # Last of all, so that nothing which fails to start drops a claimed job.
@@ -264,7 +294,7 @@ class Server:
             self._handlers,
             ExecutorOptions(
                 threads=settings.threads,
-                processes=settings.processes,
+                processes=settings.process_pool,
                 isolated=min(max(1, settings.workers), ISOLATED),
                 thread_grace_seconds=settings.thread_grace,
                 max_result_bytes=settings.max_result_bytes,
@@ -422,15 +452,17 @@ class Server:
                 commands=self.commands,
                 views=self.views,
                 health=self,
-                metrics=self.telemetry.metrics.render,
+                metrics=self._metrics,
             ),
             self.settings,
         )
-        http = _Uvicorn(_http_config(app))
+        http = self._http = _Uvicorn(_http_config(app))
         task = asyncio.create_task(http.serve(sockets=[bound]), name="http")
 
         async def close() -> None:
             await self.waiters.close()
+            if self._retired_at is not None:
+                await http.left(within_seconds=self._retired_at + LINGER_SECONDS - time.monotonic())
             http.should_exit = True
             await task
 
@@ -451,6 +483,11 @@ class Server:
         """Not ready any more; wait for what runs, hand back the rest. Heartbeats and HTTP go on meanwhile."""
         self._draining = True
         self.heartbeat.drain()
+        if self._retired_at is not None:
+            if self._siblings is not None:
+                self._siblings.replaced = True
+            if self._http is not None:
+                self._http.retire()
         self.telemetry.note("server_draining", jobs=len(self.holdings))
         drain = asyncio.create_task(self.consumers.drain(within_seconds=self.settings.drain_seconds), name="drain")
         hurry = asyncio.create_task(self._now.wait(), name="hurry")
@@ -466,7 +503,12 @@ class Server:
         await self.heartbeat.close()
         self.telemetry.note("server_stopped")
 
-    # health
+    # metrics and health
+
+    async def _metrics(self, accept: str) -> tuple[bytes, str]:
+        if self._siblings is not None:
+            return await self._siblings.page(accept)
+        return self.telemetry.metrics.render(accept)
 
     async def ready(self) -> Readiness:
         """Whether to send requests here; answers within a second."""
@@ -513,6 +555,21 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def retire(self) -> None:
+        """Accept no more connections, and ask the clients of those that there are to make new ones."""
+        for server in self.servers:
+            server.close()
+        self.config.encoded_headers = [*self.config.encoded_headers, (b"connection", b"close")]
+        # For the next request of each connection, not only from uvicorn's next tick on.
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+
+    async def left(self, *, within_seconds: float) -> None:
+        """Return when every client has gone, or after that time."""
+        deadline = time.monotonic() + within_seconds
+        # uvicorn has no event for it, and looks like this itself.
+        while self.server_state.connections and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
 
 def _http_config(app: Any) -> uvicorn.Config:
     return uvicorn.Config(
@@ -545,23 +602,6 @@ def _all_handlers(settings: Settings, given: Handlers | None) -> tuple[Handlers,
         references = ()
     handlers.include_missing(builtin_handlers(allow_private_targets=settings.allow_private_targets))
     return handlers, references
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise ConfigurationError(f"Cannot listen on {host}: {error.strerror or error}.") from error
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(BACKLOG)
-    except OSError as error:
-        bound.close()
-        raise ConfigurationError(f"Cannot listen on {host} port {port}: {error.strerror or error}.") from error
-    bound.setblocking(False)
-    return bound
 
 
 async def _answers(question: Any) -> bool:

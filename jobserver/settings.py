@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8000
     http: bool = True
+    processes: int = 1
     workers: int = 64
     queues: tuple[str, ...] | None = None
     accept_unknown_types: bool = False
@@ -52,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_crashes: int = 3
     thread_grace: float = 30.0
     threads: int = 32
-    processes: int = 2
+    process_pool: int = 2
 
     # Keeping
     retention: float = 7 * DAY_SECONDS
@@ -77,6 +78,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(
                 f"{given} was given without {missing}: give both, or neither for the embedded engines."
             )
+        if self.processes > 1 and (self.database_url or "sqlite").startswith("sqlite"):
+            raise ConfigurationError(f"--processes {self.processes} needs PostgreSQL: SQLite is for one process.")
         if not self.http and self.workers == 0:
             raise ConfigurationError("--no-http together with --workers 0 leaves nothing to do.")
         if self.http and self.host not in LOOPBACK_HOSTS and not self.allow_anonymous:
@@ -93,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 _RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("port", 0, 65_535),
+    ("processes", 1, 64),
     ("workers", 0, 10_000),
     ("pool_size", 2, 100),
     ("lease_seconds", 1, 3_600),
@@ -105,7 +109,7 @@ _RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("max_crashes", 1, 100),
     ("thread_grace", 0, DAY_SECONDS),
     ("threads", 1, 1_000),
-    ("processes", 1, 256),
+    ("process_pool", 1, 256),
     ("retention", 0, 100 * YEAR_SECONDS),
     ("retention_failed", 0, 100 * YEAR_SECONDS),
     ("idempotency_ttl", 1, YEAR_SECONDS),

@@ -48,7 +48,8 @@ SECTIONS: Final[Mapping[str, Sequence[ServerOption]]] = {
         ServerOption("host", click.STRING, "Address to listen on.", "ADDRESS"),
         ServerOption("port", COUNT, "Port to listen on; 0 takes any free one.", "PORT"),
         ServerOption("http", FLAG, "Consume jobs without an HTTP API.", negated=True),
-        ServerOption("workers", COUNT, "Jobs that run at the same time; 0 serves the API only.", "N"),
+        ServerOption("processes", COUNT, "Server processes behind the port, on PostgreSQL.", "P"),
+        ServerOption("workers", COUNT, "Jobs that each process runs at the same time; 0 serves the API only.", "N"),
         ServerOption("queues", NAMES_TYPE, "Consume only these queues. Unset: every queue, new ones too.", "A,B"),
         ServerOption("accept_unknown_types", FLAG, "Accept jobs of types that no worker has registered."),
         ServerOption("allow_anonymous", FLAG, "Listen beyond loopback although everything is open."),
@@ -73,7 +74,7 @@ SECTIONS: Final[Mapping[str, Sequence[ServerOption]]] = {
         ServerOption("max_crashes", COUNT, "Lost leases after which a job has failed.", "N"),
         ServerOption("thread_grace", DURATION_TYPE, "How long a thread may outlive its timeout.", "DURATION"),
         ServerOption("threads", COUNT, "Threads for handlers that are plain functions.", "N"),
-        ServerOption("processes", COUNT, 'Child processes for handlers with executor="process".', "N"),
+        ServerOption("process_pool", COUNT, 'Child processes for handlers with executor="process".', "N"),
     ),
     "Keeping": (
         ServerOption("retention", DURATION_TYPE, "Of completed and canceled jobs.", "DURATION"),

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -42,13 +42,18 @@ s, m, h or d.
 """
 
 
-def serve(**values: Any) -> None:
+def serve(**values: Any) -> int:
+    """Until a signal stops it; the exit code."""
     asked = values.pop("log_format")
     # JSON is for machines: who watches a terminal reads text, unless the format was given.
     settings = settings_from({**values, "log_format": asked or ("console" if sys.stderr.isatty() else "json")})
-    # Beside the installed command this folder would be missing; `python -m jobserver` has it already.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    # Where JSON was asked for, `server_started` says the banner's facts to machines.
+    with_banner = asked != "json"
+    if settings.processes > 1:
+        from jobserver.cli.parent import run_processes
+
+        return run_processes(settings, with_banner=with_banner)
+    import_from_here()
 
     from jobserver.server import Server
     from jobserver.telemetry.logs import configure_logs
@@ -56,10 +61,20 @@ def serve(**values: Any) -> None:
     configure_logs(settings.log_format, settings.log_level)
     # Before there is a loop: modules of users may run one of their own while they are imported.
     server = Server(settings)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        # Where JSON was asked for, `server_started` says the banner's facts to machines.
-        runner.run(Serving(server, with_banner=asked != "json").run())
-        runner.run(_leave_what_does_not_end())
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(Serving(server, on_started=_show if with_banner else lambda facts: None).run())
+        runner.run(leave_what_does_not_end())
+    return 0
+
+
+def import_from_here() -> None:
+    """Put the current folder on the module path, where it is not there yet: `python -m jobserver` has it already."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _show(facts: Facts) -> None:
+    click.echo(banner(facts), err=True)
 
 
 serve_command = ServerCommand(
@@ -84,29 +99,30 @@ def _spare_the_collector() -> None:
 class Serving:
     """One run of a server in the foreground, and what signals do to it."""
 
-    def __init__(self, server: Server, *, with_banner: bool) -> None:
-        self._server = server
-        self._with_banner = with_banner
+    def __init__(self, server: Server, *, on_started: Callable[[Facts], None]) -> None:
+        self.server: Final = server
+        self._on_started = on_started
+        self._starting: asyncio.Task[Any] | None = None
         self._started = False
+        self._stopped = False
         self._signals = 0
 
     async def run(self) -> None:
         """Until it was stopped and has drained. Raises ConfigurationError."""
         loop = asyncio.get_running_loop()
-        starting = asyncio.current_task()
+        self._starting = starting = asyncio.current_task()
         assert starting is not None
         for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self._on_signal, number, starting)
+            loop.add_signal_handler(number, self._on_signal, number)
         try:
-            async with self._server as server:
+            async with self.server as server:
                 self._started = True
                 _spare_the_collector()
-                if self._with_banner:
-                    click.echo(banner(server.facts), err=True)
+                self._on_started(server.facts)
                 await server.serve()
         except asyncio.CancelledError:
             # Stopped before it had started: nothing to drain, and nothing wrong.
-            if self._started or not self._signals:
+            if self._started or not self._stopped:
                 raise
             starting.uncancel()
         except (Unavailable, TimeoutError) as error:
@@ -117,24 +133,35 @@ class Serving:
             for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
 
-    def _on_signal(self, number: signal.Signals, starting: asyncio.Task[Any]) -> None:
+    def stop(self) -> None:
+        """Drain, or give up the start. Repeating it does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._started:
+            self.server.stop()
+        elif self._starting is not None:
+            self._starting.cancel()
+
+    def stop_now(self) -> None:
+        """Give up the drain."""
+        self.stop()
+        if self._started:
+            self.server.stop_now()
+            # A handler that refuses to be cancelled would hold up the end of the event loop for ever.
+            asyncio.get_running_loop().call_later(STOP_NOW_SECONDS, os._exit, 1)
+
+    def _on_signal(self, number: signal.Signals) -> None:
         self._signals += 1
-        if not self._started:
-            if self._signals == 1:
-                starting.cancel()
-        elif self._signals == 1:
-            self._server.stop()
-            if number == signal.SIGINT or sys.stderr.isatty():
-                jobs = self._server.draining_jobs
-                click.echo(f"draining {jobs} {'job' if jobs == 1 else 'jobs'}, Ctrl-C again to stop now", err=True)
-        else:
-            self._server.stop_now()
-            if self._signals == 2:
-                # A handler that refuses to be cancelled would hold up the end of the event loop for ever.
-                asyncio.get_running_loop().call_later(STOP_NOW_SECONDS, os._exit, 1)
+        if self._signals == 2:
+            self.stop_now()
+        self.stop()
+        if self._signals == 1 and self._started and (number == signal.SIGINT or sys.stderr.isatty()):
+            jobs = self.server.draining_jobs
+            click.echo(f"draining {jobs} {'job' if jobs == 1 else 'jobs'}, Ctrl-C again to stop now", err=True)
 
 
-async def _leave_what_does_not_end() -> None:
+async def leave_what_does_not_end() -> None:
     """End the process where a handler refuses to be cancelled, or left a thread: asyncio waits for both for ever.
 
     Everything is written and closed by now, and such a job was handed back.
@@ -153,7 +180,11 @@ async def _leave_what_does_not_end() -> None:
 
 def banner(facts: Facts) -> str:
     """What a person wants to see once the server listens."""
-    lines = [f"jobserver {__version__}  {facts.url or 'no HTTP API (--no-http)'}", ""]
+    return laid_out(facts.url, rows_of(facts))
+
+
+def rows_of(facts: Facts) -> list[tuple[str, str]]:
+    """The banner's names and values."""
     consumers = f"{facts.consumers} {'consumer' if facts.consumers == 1 else 'consumers'}"
     rows = [
         ("data", facts.data),
@@ -162,16 +193,22 @@ def banner(facts: Facts) -> str:
     ]
     if facts.types:
         rows.append(("types", ", ".join(facts.types)))
-    rows += [("warning", warning) for warning in facts.warnings]
-    lines += [f"  {name:<8} {printable(value)}" for name, value in rows]
-    if facts.url is not None:
+    return rows + [("warning", warning) for warning in facts.warnings]
+
+
+def laid_out(url: str | None, rows: Sequence[tuple[str, str]]) -> str:
+    """The text of a banner."""
+    lines = [f"jobserver {__version__}  {url or 'no HTTP API (--no-http)'}", ""]
+    width = max(8, *(len(name) for name, _ in rows))
+    lines += [f"  {name:<{width}} {printable(value)}" for name, value in rows]
+    if url is not None:
         example = '{"type": "echo", "payload": "hello"}'
-        lines += ["", f"  try      curl --json '{example}' {facts.url}/jobs"]
+        lines += ["", f"  {'try':<{width}} curl --json '{example}' {url}/jobs"]
     lines.append("")
     return "\n".join(lines)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     if importlib.util.find_spec("uvloop") is None:
         return None
     import uvloop

@@ -65,7 +65,7 @@ async def show_readiness(call: Call[Nothing, Nothing]) -> Reply:
 async def show_metrics(call: Call[Nothing, Nothing]) -> Reply:
     """Show the metrics for Prometheus."""
     accept = b",".join(value for name, value in call.scope["headers"] if name == b"accept")
-    body, media_type = call.api.metrics(accept.decode("latin-1"))
+    body, media_type = await call.api.metrics(accept.decode("latin-1"))
     return Reply(200, body, ((b"content-type", media_type.encode("latin-1")), *COMMON))
 
 

@@ -52,7 +52,7 @@ FAULTY_HANDLERS: Final[Mapping[str, str]] = {
     "torture.hang": "loop_hang",
 }
 SERVER_OPTIONS: Final = (
-    *("--workers", "16", "--threads", "8", "--processes", "2"),
+    *("--workers", "16", "--threads", "8", "--process-pool", "2"),
     *("--lease-seconds", f"{LEASE_SECONDS:g}s", "--drain-seconds", "3s", "--max-crashes", str(MAX_CRASHES)),
     *("--max-loop-block", f"{MAX_LOOP_BLOCK_SECONDS:g}s"),
     *("--backoff-base", "1", "--backoff-cap", "1s", "--log-format", "json"),

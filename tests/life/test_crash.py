@@ -107,7 +107,7 @@ async def test_a_job_whose_process_dies_too_often_has_failed(fleet: Serve, notes
 
 
 async def test_a_child_that_is_killed_fails_its_own_job_only(fleet: Serve, notes: Notes) -> None:
-    server = await fleet("--processes", "2", "--workers", "4", "--max-crashes", "1")
+    server = await fleet("--process-pool", "2", "--workers", "4", "--max-crashes", "1")
     killed, neighbour = await asyncio.gather(
         *(server.submit("gated.process", notes.gated, max_retries=0) for _ in range(2))
     )

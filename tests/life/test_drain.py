@@ -69,14 +69,14 @@ async def test_what_a_drain_hands_back_is_run_by_the_others_at_once(fleet: Serve
 
 async def test_a_drain_hands_back_at_once_what_it_had_claimed_and_not_started(fleet: Serve, notes: Notes) -> None:
     """With one thread and one child, the other jobs of their kind wait for their turn."""
-    one = await fleet("--workers", "8", "--threads", "1", "--processes", "1", "--drain-seconds", "60s")
+    one = await fleet("--workers", "8", "--threads", "1", "--process-pool", "1", "--drain-seconds", "60s")
     threads = await one.submit_all([{"type": "gated.thread", "payload": notes.gated} for _ in range(4)])
     children = await one.submit_all([{"type": "gated.process", "payload": notes.gated} for _ in range(4)])
     await eventually(lambda: len(notes.all()) == 2)
     started = {note["job_id"] for note in notes.all()}
     await eventually(one.running_jobs)
     assert await one.running_jobs() == 8
-    other = await fleet("--threads", "8", "--processes", "3")
+    other = await fleet("--threads", "8", "--process-pool", "3")
     one.send(signal.SIGTERM)
     # The other process has them while the first still waits for the two that run.
     await eventually(lambda: {note["job_id"] for note in notes.all()} == {*threads, *children})

@@ -121,7 +121,7 @@ async def test_a_cancel_reaches_the_process_that_runs_the_job(fleet: Serve, note
 
 
 async def test_a_canceled_process_handler_is_killed_singly(fleet: Serve, notes: Notes) -> None:
-    one = await fleet("--processes", "2")
+    one = await fleet("--process-pool", "2")
     other = await fleet("--workers", "0")
     canceled, neighbour = [await one.submit("gated.process", notes.gated) for _ in range(2)]
     await eventually(lambda: len(notes.all()) == 2)
