@@ -105,6 +105,11 @@ class _Process:
         """As of a subprocess: negative for a signal."""
         return self._popen.returncode
 
+    @property
+    def started(self) -> bool:
+        told = self.told.result() if self.told.done() else None
+        return told is not None and told.refused is None
+
     def order(self, order: bytes) -> None:
         # One that has ended hears nothing, and need not.
         with contextlib.suppress(OSError):
@@ -290,11 +295,11 @@ class Parent:
             process = slot.process
             assert process is not None
             await process.ended.wait()
+            await self._forget(process)
             async with slot.changing:
                 # A reload may have put another one here.
                 if slot.process is process:
                     await self._start_again(slot, process)
-            await self._forget(process)
 
     async def _start_again(self, slot: _Slot, died: _Process) -> None:
         lived = time.monotonic() - died.began
@@ -364,7 +369,8 @@ class Parent:
             process.drain()
         for process in list(self._processes):
             await process.ended.wait()
-            if process.exit_code:
+            # One that had not started had nothing to drain.
+            if process.exit_code and process.started:
                 self._failed = True
             await self._forget(process)
 

@@ -75,6 +75,10 @@ class Canned:
         return method
 
 
+async def _metrics(accept: str) -> tuple[bytes, str]:
+    return accept.encode(), "text/plain; version=0.0.4"
+
+
 def client_of(canned: Canned) -> httpx.AsyncClient:
     """A client of the application over these answers, without a network."""
     part: Any = canned
@@ -83,7 +87,7 @@ def client_of(canned: Canned) -> httpx.AsyncClient:
         commands=part,
         views=part,
         health=part,
-        metrics=lambda accept: (accept.encode(), "text/plain; version=0.0.4"),
+        metrics=_metrics,
     )
     app: Any = build_app(api, Settings())
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=True)

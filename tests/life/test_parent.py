@@ -336,7 +336,7 @@ async def test_a_reload_brings_new_code_and_one_that_is_broken_changes_nothing(f
             return (await client.get(f"/jobs/{job_id}", params={"wait": 20})).json()["result"]
 
     assert await word() == "old"
-    module.write_text("this is not Python")
+    module.write_text("this is no Python")
     server.send(signal.SIGHUP)
     await eventually(lambda: '"event":"reload_failed"' in server.stderr)
     assert re.search('"event":"reload_failed".*SyntaxError', server.stderr)
@@ -383,7 +383,7 @@ async def test_a_parent_that_is_stopped_while_it_starts_ends_well(
     try:
         await eventually((workdir / "importing").exists)
         server.send(signal.SIGTERM)
-        assert await server.exit_code(within=10) in (0, 1)
+        assert await server.exit_code(within=10) == 0
         assert "Traceback" not in server.stderr
     finally:
         await server.end()

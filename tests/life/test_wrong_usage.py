@@ -113,6 +113,18 @@ CASES = {
     "a number out of range": Case(lambda _: ("--workers", "-1"), ("--workers",)),
     "not a duration": Case(lambda _: ("--lease-seconds", "soon"), ("--lease-seconds", "duration")),
     "no such option": Case(lambda _: ("--worker", "1"), ("--worker",)),
+    "several processes on the embedded engines": Case(lambda _: ("--processes", "2"), ("--processes 2", "PostgreSQL")),
+    "several processes on SQLite": Case(
+        lambda place: (*engines(place, database="sqlite+aiosqlite:///jobs.db"), "--processes", "2"),
+        ("--processes 2", "PostgreSQL"),
+    ),
+    "no database there for several processes": Case(
+        lambda place: (
+            *engines(place, database=f"postgresql://u:{PASSWORD}@127.0.0.1:{place.closed_port}/d"),
+            *("--processes", "3"),
+        ),
+        ("@127.0.0.1:", "/d cannot be used"),
+    ),
     "nothing to do": Case(lambda _: ("--no-http", "--workers", "0"), ("--no-http", "--workers 0")),
 }
 
