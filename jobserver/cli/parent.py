@@ -46,6 +46,7 @@ START_SECONDS: Final = 300.0
 LATE_SECONDS: Final = 30.0
 # And after that, before it is killed.
 KILL_SECONDS: Final = 20.0
+LAST_WORDS_SECONDS: Final = 0.2
 # A path of a unix socket has 108 bytes on Linux.
 _LONGEST_FOLDER: Final = 80
 
@@ -129,7 +130,7 @@ class _Process:
             self.ended.set()
 
     async def start(self) -> Told:
-        """Wait until it has started. Raises _NotStarted, and TimeoutError never: the caller limits the time."""
+        """Wait until it has started; the caller limits the time. Raises _NotStarted."""
         told = await asyncio.shield(self.told)
         if told is None:
             await self.ended.wait()
@@ -146,30 +147,33 @@ class _Process:
 
     async def _listen(self) -> None:
         """Its one line, or None when it ended without."""
+        told: Told | None = None
+        hearing = asyncio.create_task(self._hear(), name=f"line of process {self.number}")
+        ended = asyncio.create_task(self.ended.wait(), name=f"end of process {self.number}")
+        try:
+            # A program that a handler left behind may hold the other end open: so the end is looked for too.
+            await asyncio.wait([hearing, ended], return_when=asyncio.FIRST_COMPLETED)
+            # What was written before the end is there by now.
+            await asyncio.wait([hearing], timeout=LAST_WORDS_SECONDS)
+            if hearing.done():
+                told = hearing.result()
+        finally:
+            hearing.cancel()
+            ended.cancel()
+            self.told.set_result(told)
+
+    async def _hear(self) -> Told | None:
         loop = asyncio.get_running_loop()
         line = bytearray()
-        ended = asyncio.create_task(self.ended.wait(), name="ended")
-        try:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            # No time limit: it ends with the process.
             while not line.endswith(b"\n") and len(line) < MAX_LINE:
-                reading = asyncio.create_task(loop.sock_recv(self._control, 65_536), name="told")
-                # A program that a handler left behind may hold the other end open: so the end is looked for too.
-                await asyncio.wait([reading, ended], return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    # What was written before the end is there now.
-                    await asyncio.wait([reading], timeout=0.1)
-                    reading.cancel()
-                data = b""
-                with contextlib.suppress(OSError, asyncio.CancelledError):
-                    data = await reading
+                data = await loop.sock_recv(self._control, 65_536)
                 if not data:
-                    break
+                    return None
                 line += data
-            with contextlib.suppress(msgspec.MsgspecError):
-                self.told.set_result(decode_told(bytes(line)))
-        finally:
-            ended.cancel()
-            if not self.told.done():
-                self.told.set_result(None)
+            return decode_told(bytes(line))
+        return None
 
 
 class _Slot:
@@ -365,6 +369,7 @@ class Parent:
 
     async def _end(self) -> None:
         """Drain them all at once."""
+        self._stopping.set()
         for process in self._processes:
             process.drain()
         for process in list(self._processes):
