@@ -1,10 +1,11 @@
-"""Whether speed depends on how much there is: jobs that wait, finished rows, bytes of a payload.
+"""Whether speed depends on how much there is: jobs that wait, finished rows, bytes of a payload; and processes.
 
     python -m bench.scale [--quick] [--runs 3] [--only waiting_10k,...]
 
 `empty`, `waiting_10k`, `waiting_100k`, `waiting_1m`: so many jobs wait besides the 10 k that are drained. They are put
 into the table by SQL, and reconcile finds that none has a message. `finished_10m`: a table with so many finished jobs
 and their attempts, and 1 M that wait besides. `payload_N`: bytes. With `--quick` each has a hundredth of that.
+`processes_N`: `serve --processes N`, which takes jobs without running any, and then runs what waits.
 A drain is that of a process with 100 consumers, which is stopped when it has run so many.
 Everything goes into `bench/results/scale.json`, what must stay flat also as
 a share of the empty table's.
@@ -22,7 +23,7 @@ import msgspec
 import psutil
 
 from bench.record import Figures, Options, Part, interleaved, options, write
-from bench.served import Engines, RealPair, Served, api_of, engines, post, post_jobs, served
+from bench.served import START_SECONDS, Engines, RealPair, Served, api_of, engines, post, post_jobs, served
 from jobserver.job.model import Priority
 from jobserver.server import Server
 from jobserver.settings import Settings
@@ -34,6 +35,7 @@ STREAM: Final = Keys("jobserver").jobs("default", Priority.NORMAL)
 CONNECTIONS: Final = 64
 CONSUMERS: Final = 100
 LOOKS: Final = 20
+PROCESSES: Final = (1, 2, 4)
 FLAT: Final = ("post_per_second", "batch_per_second", "drain_per_second")
 # Rows a statement.
 CHUNK: Final = 100_000
@@ -196,6 +198,44 @@ async def payload(on: Engines, size: int, jobs: int) -> dict[str, float]:
             }
 
 
+async def processes(on: Engines, number: int, requests: int, jobs: int) -> dict[str, float]:
+    """One by one to so many processes; then so many, with 100 consumers each, run what waits."""
+    behind_one_port = ("--processes", str(number))
+    async with on.fresh() as pair:
+        async with api_of(pair, *behind_one_port) as api:
+            await all_alive(api, number)
+            posted = await post(api.port, CONNECTIONS, requests)
+            await post_jobs(api.port, jobs)
+            # Nothing is to be run before all processes are there.
+            (await api.client.post("/queues/default/pause")).raise_for_status()
+        async with served(*pair.options, "--workers", str(CONSUMERS), *behind_one_port) as server:
+            await all_alive(server, number)
+            (await server.client.post("/queues/default/resume")).raise_for_status()
+            await server.completed(requests + jobs)
+            return {
+                "post_64_per_second": posted.per_second,
+                "post_64_p99_ms": posted.p99_ms,
+                "drain_per_second": (await pair.lives()).drained_per_second,
+                "rss_mib": _rss_of_all(server),
+            }
+
+
+async def all_alive(server: Served, processes: int) -> None:
+    """Return when so many processes say that they live."""
+
+    async def alive() -> bool:
+        workers = (await server.client.get("/workers")).json()["items"]
+        return sum(worker["alive"] for worker in workers) == processes
+
+    await eventually(alive, within=START_SECONDS)
+
+
+def _rss_of_all(server: Served) -> float:
+    """The process and what it has started; pages that they share are counted more than once."""
+    process = psutil.Process(server.process.pid)
+    return sum(float(each.memory_info().rss) for each in (process, *process.children(recursive=True))) / 2**20
+
+
 def _rss(server: Served) -> float:
     return float(psutil.Process(server.process.pid).memory_info().rss) / 2**20
 
@@ -217,6 +257,10 @@ def parts(on: Engines, wanted: Options) -> dict[str, Part]:
         "payload_100": partial(payload, on, 100, wanted.size(10_000, 100)),
         "payload_10k": partial(payload, on, 10_000, wanted.size(5_000, 50)),
         "payload_500k": partial(payload, on, 500_000, wanted.size(300, 10)),
+        **{
+            f"processes_{number}": partial(processes, on, number, wanted.size(20_000, 200), wanted.size(40_000, 200))
+            for number in PROCESSES
+        },
     }
 
 

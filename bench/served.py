@@ -255,9 +255,9 @@ async def served(
                 process.wait()
 
 
-def api_of(pair: Pair, **options: Any) -> contextlib.AbstractAsyncContextManager[Served]:
+def api_of(pair: Pair, *more: str, **options: Any) -> contextlib.AbstractAsyncContextManager[Served]:
     """A server process that takes jobs and runs none."""
-    return served(*pair.options, "--workers", "0", "--accept-unknown-types", **options)
+    return served(*pair.options, "--workers", "0", "--accept-unknown-types", *more, **options)
 
 
 async def output_of(process: asyncio.subprocess.Process) -> bytes:

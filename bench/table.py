@@ -155,6 +155,7 @@ SCALED: Final = {
     "table_mib": ("tables and indexes, MiB", "{:,.0f}"),
 }
 PAYLOADS: Final = {"payload_100": "100 B", "payload_10k": "10 kB", "payload_500k": "500 kB"}
+PROCESSES: Final = {"processes_1": "1", "processes_2": "2", "processes_4": "4"}
 LEVERS: Final = {
     "batching": "no batches: a commit for each",
     "flights": "one flush at a time",
@@ -249,9 +250,18 @@ def scale(results: Results) -> str:
             "worker_rss_mib": "memory of the process, MiB",
         }.items()
     ]
-    return "\n".join(
-        filter(None, [table, markdown(("payload", *(PAYLOADS[size] for size in sizes)), rows if sizes else [])])
-    )
+    payloads = markdown(("payload", *(PAYLOADS[size] for size in sizes)), rows if sizes else [])
+    numbers = [name for name in PROCESSES if f"{name}.drain_per_second" in medians]
+    rows = [
+        (label, *_cells(medians, numbers, figure, "{:,.0f}"))
+        for figure, label in {
+            "post_64_per_second": "`POST /jobs`, 64 connections, per second",
+            "drain_per_second": "drain, jobs/s",
+            "rss_mib": "memory of all processes, MiB",
+        }.items()
+    ]
+    shared = markdown(("processes", *(PROCESSES[name] for name in numbers)), rows if numbers else [])
+    return "\n".join(filter(None, [table, payloads, shared]))
 
 
 def _cells(medians: dict[str, float], names: Sequence[str], figure: str, reads: str) -> list[str]:
