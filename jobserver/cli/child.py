@@ -45,9 +45,10 @@ class Child(Serving):
             await super().run()
         finally:
             loop.remove_reader(self._control)
-            # Told once more while it ends, it has heard already.
-            for number in STOP_SIGNALS:
-                signal.signal(number, _ignore)
+            # Told once more while it ends, it has heard already. Ignored by the system: Python takes handlers of
+            # its own away when the interpreter ends, and starts no programs any more.
+            for number in (*STOP_SIGNALS, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: signal.Signals) -> None:
         # However often: service managers signal the parent and all its processes at once.

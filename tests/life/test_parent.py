@@ -309,6 +309,33 @@ async def test_a_reload_replaces_every_process_and_refuses_no_request(fleet: Ser
     assert await server.stop() == 0
 
 
+async def test_a_process_that_was_replaced_still_answers_on_the_connections_that_it_has(fleet: Serve) -> None:
+    server = await fleet("--processes", "2", "--workers", "1")
+    host, port = server.url.removeprefix("http://").split(":")
+    opened = [await asyncio.open_connection(host, int(port)) for _ in range(16)]
+
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        await reader.readexactly(int(re.search(r"content-length: (\d+)", head)[1]))  # type: ignore[index]
+        assert head.startswith("HTTP/1.1 200"), head
+        return head
+
+    for connection in opened:
+        assert "connection: close" not in await ask(*connection)
+    server.send(signal.SIGHUP)
+    await eventually(lambda: '"event":"server_draining"' in server.stderr)
+    # Idle for a while, but not as long as it waits for them.
+    await asyncio.sleep(1)
+    heads = [await ask(*connection) for connection in opened]
+    assert 0 < sum("connection: close" in head for head in heads) < len(heads)
+    # It waits no longer than there is somebody to wait for.
+    for _, writer in opened:
+        writer.close()
+    await eventually(lambda: server.stderr.count('"event":"server_stopped"') == 2, within=30)
+    assert await server.stop() == 0
+
+
 WORDS = """
 from jobserver import Handlers
 
