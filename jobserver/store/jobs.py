@@ -139,7 +139,7 @@ class JobStore:
 
     async def _insert_unkeyed(self, groups: Sequence[Sequence[Submission]]) -> list[list[Inserted] | KeyReused]:
         submissions = [job for group in groups for job in group]
-        rows = await self.database.fetch("insert_jobs", _insert_columns(submissions))
+        rows = await self.database.fetch("insert_jobs", self._insert_columns(submissions))
         new = {self.database.uuid(row["id"]): row for row in rows}
         missing = [job.id for job in submissions if job.id not in new]
         stored: dict[UUID, Job] = {}
@@ -153,6 +153,18 @@ class JobStore:
             ]
             for group in groups
         ]
+
+    def _insert_columns(self, jobs: Sequence[Submission]) -> dict[str, Sequence[Any]]:
+        kinds = [_kind_of(job) for job in jobs]
+        columns: dict[str, Sequence[Any]] = {
+            "id": [job.id for job in jobs],
+            "payload": [job.payload.decode() for job in jobs],
+        }
+        if not self.database.sqlite:
+            numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds), 1)}
+            columns["kind"] = [numbers[kind] for kind in kinds]
+            kinds = list(numbers)
+        return columns | dict(zip(_KIND, zip(*kinds, strict=True), strict=True))
 
     async def _insert_keyed(
         self, session: Session, groups: Sequence[Sequence[Submission]]
@@ -207,7 +219,7 @@ class JobStore:
             await session.fetch("release_keys", {"job_id": released})
         new: dict[UUID, Row] = {}
         if creating:
-            rows = await session.fetch("insert_jobs", _insert_columns(list(creating.values())))
+            rows = await session.fetch("insert_jobs", self._insert_columns(list(creating.values())))
             new = {self.database.uuid(row["id"]): row for row in rows}
         wanted = (known | set(creating)) - set(new)
         stored = await self._stored(session, sorted(wanted)) if wanted else {}
@@ -722,24 +734,39 @@ async def _without_deadlock(call: Callable[[], Awaitable[T]]) -> T:
     return await call()
 
 
-def _insert_columns(jobs: Sequence[Submission]) -> dict[str, list[Any]]:
-    ordered = sorted(jobs, key=lambda job: job.id.int)
-    return {
-        "id": [job.id for job in ordered],
-        "type": [job.type for job in ordered],
-        "queue": [job.queue for job in ordered],
-        "priority": [int(job.priority) for job in ordered],
-        "payload": [job.payload.decode() for job in ordered],
-        "max_retries": [job.max_retries for job in ordered],
-        "timeout_seconds": [job.timeout_seconds for job in ordered],
-        "delay_seconds": [job.delay_seconds for job in ordered],
-        "run_at": [job.run_at for job in ordered],
-        "expires_at": [job.expires_at for job in ordered],
-        "idempotency_key": [job.idempotency_key for job in ordered],
-        "tags": [_encode(job.tags).decode() if job.tags else None for job in ordered],
-        "callback_url": [job.callback_url for job in ordered],
-        "trace_context": [job.trace_context for job in ordered],
-    }
+# What the jobs of a flush have in common more often than not.
+_KIND: Final = (
+    "type",
+    "queue",
+    "priority",
+    "max_retries",
+    "timeout_seconds",
+    "delay_seconds",
+    "run_at",
+    "expires_at",
+    "idempotency_key",
+    "tags",
+    "callback_url",
+    "trace_context",
+)
+
+
+def _kind_of(job: Submission) -> tuple[Any, ...]:
+    """What is stored of a job but its id and its payload, in the order of `_KIND`."""
+    return (
+        job.type,
+        job.queue,
+        int(job.priority),
+        job.max_retries,
+        job.timeout_seconds,
+        job.delay_seconds,
+        job.run_at,
+        job.expires_at,
+        job.idempotency_key,
+        _encode(job.tags).decode() if job.tags else None,
+        job.callback_url,
+        job.trace_context,
+    )
 
 
 def _is_plain(settlement: Settlement) -> bool:
