@@ -31,6 +31,10 @@ lint:
 types:
     mypy
 
+# make the JSON of the Grafana dashboards
+dashboards:
+    python -m grafana.dashboards
+
 # measure everything, beside the peers too (hours; minutes with --quick); names of benchmarks may follow
 bench *options:
     python -m bench {{options}}
