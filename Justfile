@@ -31,6 +31,23 @@ lint:
 types:
     mypy
 
+# start the whole stack in containers, with passwords made on first use; options of `docker compose` may follow
+up *options:
+    python compose/passwords.py
+    docker compose -f compose/compose.yml {{options}} up --detach --build --wait
+
+# stop the stack; its data stays
+down:
+    docker compose -f compose/compose.yml down
+
+# follow the logs of the stack; names of services may follow
+logs *services:
+    docker compose -f compose/compose.yml logs --follow --tail 100 {{services}}
+
+# run so many servers behind the proxy
+scale servers:
+    docker compose -f compose/compose.yml up --detach --no-recreate --scale server={{servers}} server
+
 # make the JSON of the Grafana dashboards
 dashboards:
     python -m grafana.dashboards
