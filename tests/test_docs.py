@@ -25,6 +25,7 @@ from jobserver.job.lifecycle import TRANSITIONS
 from jobserver.job.model import Priority, Status
 from jobserver.settings import Settings
 from tests.conftest import Pair
+from tests.grafana.files import rules
 from tests.servers import running
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
@@ -254,6 +255,11 @@ async def test_every_metric_is_documented_with_its_labels(sqlite_url: str, redis
         assert found == documented[metric], name
 
 
+def test_every_alert_is_documented() -> None:
+    documented = [code(row[0]) for row in table("Alerts", "alert", "fires when", "what to do")]
+    assert documented == [rule["alert"] for rule in rules()]
+
+
 _LEVELS: Final = {
     **{name: name for name in ("debug", "info", "warning", "error")},
     "exception": "error",
@@ -376,7 +382,7 @@ def test_links_lead_somewhere_within_the_repository() -> None:
 
 
 def test_files_that_the_page_names_exist() -> None:
-    named = re.findall(r"`((?:\.ci|\.docs|tests|jobserver)/[\w./]*)`", TEXT)
+    named = re.findall(r"`((?:\.ci|\.docs|tests|jobserver|grafana|compose(?!/\.env))/[\w./]*)`", TEXT)
     assert named
     for name in named:
         assert (PROJECT / name).exists(), name
@@ -389,7 +395,13 @@ def test_the_verbs_of_the_clients_are_documented() -> None:
         assert verbs <= named, kind
 
 
-@pytest.mark.parametrize("name", ["README.md", "LICENSE", "Justfile", ".docs/first-run.svg", ".docs/capture.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("README.md", "LICENSE", "Justfile"),
+        *(".docs/first-run.svg", ".docs/capture.py", ".docs/dashboard.svg", ".docs/dashboard.py"),
+    ],
+)
 def test_a_document_names_no_machine_and_nothing_outside(name: str) -> None:
     text = (PROJECT / name).read_text(encoding="utf-8")
     assert re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users|var|opt|mnt)/[\w.]*", text) == []
@@ -398,10 +410,17 @@ def test_a_document_names_no_machine_and_nothing_outside(name: str) -> None:
     assert [host for host in hosts if not ours.fullmatch(host)] == []
 
 
-def test_the_picture_loads_nothing() -> None:
-    picture = (PROJECT / ".docs" / "first-run.svg").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("first-run.svg", ("serve", "curl", "show", "list", "completed")),
+        ("dashboard.svg", ("Rates", "completed", "Jobs that wait", "From created to terminal", "busy", "dead letters")),
+    ],
+)
+def test_a_picture_loads_nothing(name: str, words: tuple[str, ...]) -> None:
+    picture = (PROJECT / ".docs" / name).read_text(encoding="utf-8")
     assert not re.search(r"@font-face|@import|url\((?!#)|<script|<image|href=", picture)
-    for said in ("serve", "curl", "show", "list", "completed"):
+    for said in words:
         assert said in picture
 
 
