@@ -134,7 +134,7 @@ def _claim() -> Iterator[Mutant]:
     yield _guard(
         "claim: of two messages of a job one wins",
         "jobserver/store/jobs.py",
-        ("del claimed[delivery.job_id]", "pass"),
+        ("claimed.pop(claim, None)", "claimed.get(claim)"),
         f"{_STORE}test_of_two_deliveries_one_is_claimed[sqlite-1]",
     )
 
@@ -806,8 +806,8 @@ def _pipeline() -> Iterator[Mutant]:
         "consume: a drain starts nothing more",
         consume,
         (
-            "self._ended(held, held.running.stopped() or HandedBack())",
-            "self._executor.start(held.running, functools.partial(self._ended, held))",
+            "if self._draining.is_set():\n            self._not_begun(held)",
+            "if False:\n            self._not_begun(held)",
         ),
         f"{_CONSUME}test_what_is_claimed_while_a_drain_begins_is_handed_back[sqlite]",
     )
@@ -837,9 +837,22 @@ def _pipeline() -> Iterator[Mutant]:
         f"{_HELD}test_progress_of_an_earlier_attempt_is_not_that_of_this_one",
     )
     yield _guard(
+        "consume: no more run than there are consumers",
+        "jobserver/pipeline/consume.py",
+        ("if self._running < self._options.workers or self._draining.is_set():", "if True:"),
+        "tests/pipeline/test_consume.py::"
+        "test_as_many_again_are_claimed_ahead_and_no_more_run_than_there_are_consumers[sqlite]",
+    )
+    yield _guard(
+        "consume: what waits too long for its turn is handed back",
+        "jobserver/pipeline/consume.py",
+        ("            self._hand_back(over)\n", ""),
+        "tests/pipeline/test_consume.py::test_what_waits_too_long_for_its_turn_is_handed_back[sqlite]",
+    )
+    yield _guard(
         "execute: suspects run in a child",
         "jobserver/pipeline/execute.py",
-        (" or running.job.crashes > 0", ""),
+        ("running.job.crashes > 0 or ", ""),
         "tests/pipeline/test_processes.py::test_a_suspect_runs_in_a_child_whatever_its_handler_is",
     )
     yield _guard(

@@ -349,9 +349,12 @@ def test_every_statement_declares_what_it_takes_and_takes_it(path: Path) -> None
 
 
 def test_both_dialects_of_a_statement_take_the_same() -> None:
+    # PostgreSQL is told once what jobs have in common.
+    more = {"insert_jobs": {("kind", "integer[]")}}
     for path in sorted((STORE / "sql" / "sqlite").glob("*.sql")):
         if (STORE / "sql" / "postgresql" / path.name).exists():
-            assert Statement.load(path.stem, "sqlite").takes == Statement.load(path.stem, "postgresql").takes, path.stem
+            one, other = (Statement.load(path.stem, dialect).takes for dialect in ("sqlite", "postgresql"))
+            assert one == tuple(each for each in other if each not in more.get(path.stem, ())), path.stem
 
 
 def test_every_script_is_used_in_code_and_says_what_it_takes() -> None:

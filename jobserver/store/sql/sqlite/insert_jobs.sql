@@ -1,5 +1,5 @@
 -- Store accepted jobs. One whose id is there already (a repeat after an unconfirmed commit) is left alone.
--- Takes: id uuid[], type text[], queue text[], priority smallint[], payload text[], max_retries integer[], timeout_seconds float8[], delay_seconds float8[], run_at timestamptz[], expires_at timestamptz[], idempotency_key text[], tags text[], callback_url text[], trace_context text[]
+-- Takes: id uuid[], payload text[], type text[], queue text[], priority smallint[], max_retries integer[], timeout_seconds float8[], delay_seconds float8[], run_at timestamptz[], expires_at timestamptz[], idempotency_key text[], tags text[], callback_url text[], trace_context text[]
 -- Returns: id, status, created_at, due_at of the rows that are new
 INSERT INTO jobs (
     id, type, queue, priority, status, fence, attempt, retry_count, max_retries, crashes, timeout_seconds,
