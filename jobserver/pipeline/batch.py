@@ -54,7 +54,7 @@ class Batcher(Generic[Item, Answer]):
         self._weigh = weigh
         self._observe = observe
         self._waiting_weight = 0
-        self._waiting: deque[tuple[Item, Settle[Item, Answer]]] = deque()
+        self._waiting: deque[tuple[Item, Settle[Item, Answer], int]] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,7 +73,8 @@ class Batcher(Generic[Item, Answer]):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        self._fail(self._waiting, Overloaded(f"the server stops before {self.name} was written"))
+        waiting = [(item, settle) for item, settle, _ in self._waiting]
+        self._fail(waiting, Overloaded(f"the server stops before {self.name} was written"))
         self._waiting.clear()
 
     @property
@@ -110,8 +111,9 @@ class Batcher(Generic[Item, Answer]):
         if self._closing or self._waiting_weight >= self._max_waiting:
             raise Overloaded(f"too many waiting for {self.name}")
         for item in items:
-            self._waiting.append((item, settle))
-        self._waiting_weight += len(items) if self._weigh is None else sum(map(self._weigh, items))
+            weight = 1 if self._weigh is None else self._weigh(item)
+            self._waiting.append((item, settle, weight))
+            self._waiting_weight += weight
         self._arrived.set()
 
     async def _fly(self) -> None:
@@ -136,19 +138,16 @@ class Batcher(Generic[Item, Answer]):
                 logger.exception("observer_failed", extra={"batcher": self.name})
 
     def _take(self) -> list[tuple[Item, Settle[Item, Answer]]]:
-        if self._weigh is None:
-            count = min(len(self._waiting), self._max_weight)
-            self._waiting_weight -= count
-            return [self._waiting.popleft() for _ in range(count)]
         batch: list[tuple[Item, Settle[Item, Answer]]] = []
-        weight = 0
+        total = 0
         while self._waiting:
-            each = self._weigh(self._waiting[0][0])
-            if batch and weight + each > self._max_weight:
+            item, settle, weight = self._waiting[0]
+            if batch and total + weight > self._max_weight:
                 break
-            weight += each
-            batch.append(self._waiting.popleft())
-        self._waiting_weight -= weight
+            self._waiting.popleft()
+            batch.append((item, settle))
+            total += weight
+        self._waiting_weight -= total
         return batch
 
     async def _carry(self, batch: Sequence[tuple[Item, Settle[Item, Answer]]]) -> None:

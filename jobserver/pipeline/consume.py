@@ -41,6 +41,9 @@ _LAST_READ_SECONDS: Final = 10.0
 _GIVE_UP_SECONDS: Final = 1.0
 _MAX_FETCH: Final = 500
 _MAX_STREAMS: Final = 3_000
+# For each consumer so many short jobs are claimed ahead of their turn, and so many ends may wait to be written.
+_AHEAD: Final = 2
+_MOST_ENDING: Final = 3
 # Jobs that take no longer than this are short, on average.
 _SHORT_SECONDS: Final = 0.02
 # The share of the latest job in that average.
@@ -82,9 +85,9 @@ class Consumers:
     """Owns the fetcher and the batcher of claims.
 
     A consumer is a place for one job, from its claim until its handler has ended. While that end is written the
-    consumer takes the next job; it waits only when as many ends wait as there are consumers.
+    consumer takes the next job; it waits only when three ends wait for each consumer.
 
-    While jobs are short, as many again are claimed ahead of their turn, so that no consumer waits for a commit. One
+    While jobs are short, twice as many are claimed ahead of their turn, so that no consumer waits for a commit. One
     that has waited for a second all the same is handed back, for another process.
     """
 
@@ -129,6 +132,7 @@ class Consumers:
         self._usual_seconds = 1.0
         # Attempts whose end is not written yet.
         self._ending = 0
+        self._most_ending = _MOST_ENDING * options.workers
         # Jobs that are claimed, run or end.
         self._open = 0
         self._freed = asyncio.Event()
@@ -231,7 +235,7 @@ class Consumers:
 
     async def _fetch(self) -> None:
         while not self._draining.is_set():
-            if self._room() <= 0 or self._ending > self._options.workers:
+            if self._room() <= 0 or self._ending > self._most_ending:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
@@ -254,7 +258,9 @@ class Consumers:
             await self._pause(_RECONNECT_SECONDS)
             return
         self._turn += 1
-        count = min(self._room(), max(1, (self._options.workers + 1) // 2), _MAX_FETCH)
+        # Two batches take turns: of long jobs by halves of the consumers, of short ones ahead of them.
+        batch = self._options.workers if self._are_short() else (self._options.workers + 1) // 2
+        count = min(self._room(), max(1, batch), _MAX_FETCH)
         worker_id = self._options.worker_id
         fetched = await self._stream.fetch(streams, worker_id, count)
         if not fetched.deliveries and not fetched.made_group:
@@ -271,8 +277,10 @@ class Consumers:
 
     def _room(self) -> int:
         """How many jobs may be claimed now."""
-        ahead = self._options.workers if self._usual_seconds < _SHORT_SECONDS else 0
-        return self.free + ahead
+        return self.free + (_AHEAD * self._options.workers if self._are_short() else 0)
+
+    def _are_short(self) -> bool:
+        return self._usual_seconds < _SHORT_SECONDS
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

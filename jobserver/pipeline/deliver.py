@@ -96,14 +96,11 @@ class Deliveries:
         self._put(dead)
 
     def _put(self, operations: Iterable[_Operation]) -> None:
-        dropped = 0
-        for operation in operations:
-            if len(self._waiting) >= MAX_WAITING:
-                dropped += 1
-            else:
-                self._waiting.append(operation)
-        if dropped:
-            self._on_dropped(dropped)
+        operations = list(operations)
+        room = max(0, MAX_WAITING - len(self._waiting))
+        self._waiting.extend(operations[:room])
+        if len(operations) > room:
+            self._on_dropped(len(operations) - room)
         if self._waiting:
             self._idle.clear()
             self._arrived.set()

@@ -34,7 +34,7 @@ class Held:
 
 
 class Holdings:
-    """Every job that this process holds, by id. Bounded by twice the number of consumers."""
+    """Every job that this process holds, by id. Bounded by six times the number of consumers."""
 
     def __init__(self) -> None:
         self._held: dict[UUID, Held] = {}

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Final
 from uuid import UUID
 
+import msgspec
+
 _RANDOM_BITS: Final = 62
 # A call of the system each 512 ids, not one each.
 _CHUNK: Final = 512 * 8
@@ -26,13 +28,23 @@ class Ids:
         self._random: Iterator[tuple[int]] = iter(())
 
     def next(self) -> UUID:
-        now_us = self._now_us()
-        milliseconds, rest_us = divmod(now_us, 1000)
-        # 12 bits hold the fraction of the millisecond.
-        stamp = (milliseconds << 12) | (rest_us * 4096 // 1000)
-        self._last = stamp = max(stamp, self._last + 1)
-        milliseconds, fraction = stamp >> 12, stamp & 0xFFF
-        return UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | self._bits())
+        return UUID(int=self._number(self._stamps(1)[0]))
+
+    def many(self, count: int) -> list[UUID]:
+        """So many ids, in order, of one reading of the clock."""
+        # Made by msgspec in C: UUID() takes ten times that.
+        return msgspec.convert([f"{self._number(stamp):032x}" for stamp in self._stamps(count)], list[UUID])
+
+    def _stamps(self, count: int) -> range:
+        """Milliseconds and 12 bits of the fraction of one, each higher than all before."""
+        milliseconds, rest_us = divmod(self._now_us(), 1000)
+        first = max((milliseconds << 12) | (rest_us * 4096 // 1000), self._last + 1)
+        self._last = first + count - 1
+        return range(first, first + count)
+
+    def _number(self, stamp: int) -> int:
+        """Version, variant and random bits in their places."""
+        return (stamp >> 12) << 80 | 7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | self._bits()
 
     def _bits(self) -> int:
         drawn = next(self._random, None)

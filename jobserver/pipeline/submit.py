@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
@@ -105,7 +106,11 @@ class Submitter:
         """The bodies of a request, each with its path, as one group; in time, and every refusal counted."""
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
         try:
-            group = [await self._accepted(body, at, scope, trace_context, deadline) for body, at in placed]
+            ids = [self._ids.next()] if len(placed) == 1 else self._ids.many(len(placed))
+            group = [
+                await self._accepted(job_id, body, at, scope, trace_context, deadline)
+                for job_id, (body, at) in zip(ids, placed, strict=True)
+            ]
             return await self._patience.wait(self.batcher.put(tuple(group)))
         except TimeoutError as error:
             raise self._too_late() from error
@@ -123,7 +128,7 @@ class Submitter:
         self._telemetry.rejected(_REASONS.get(type(refusal), "unavailable"))
 
     async def _accepted(
-        self, body: SubmitBody, at: str, scope: str, trace_context: str | None, deadline: float
+        self, job_id: UUID, body: SubmitBody, at: str, scope: str, trace_context: str | None, deadline: float
     ) -> Submission:
         """The job of a body, or why there is none. Asks SQL, until the deadline, only for what is not known here."""
         # Before a job is refused for its type, SQL is asked; where it is taken anyway, a second's delay does no harm.
@@ -152,7 +157,7 @@ class Submitter:
             except Invalid as error:
                 raise Invalid(at + error.path.removeprefix("$"), error.message) from None
         return Submission(
-            id=self._ids.next(),
+            id=job_id,
             type=body.type,
             queue=queue,
             priority=info.priority if body.priority is None else PRIORITIES[body.priority],

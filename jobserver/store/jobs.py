@@ -331,7 +331,8 @@ class JobStore:
 
         A claim (job and fence) that is named twice is settled once.
         """
-        unique = {(each.job_id, each.fence): each for each in reversed(settlements)}
+        claims = [(each.job_id, each.fence) for each in settlements]
+        unique = dict(zip(reversed(claims), reversed(settlements), strict=True))
         ordered = list(unique.values())
         moved: dict[tuple[UUID, int], Moved] = {}
         if self.database.sqlite:
@@ -348,7 +349,7 @@ class JobStore:
             await self._settled_before(ordered, moved)
         await self._trim([won.job_id for won in moved.values() if won.fence > 2 * ATTEMPTS_KEPT])
         # Each is won by the first that named it.
-        return [moved.pop((each.job_id, each.fence), None) for each in settlements]
+        return [moved.pop(claim, None) for claim in claims]
 
     async def _settle_postgres(self, ordered: Sequence[Settlement]) -> dict[tuple[UUID, int], Moved]:
         """Most batches hold plain ends only: they say less, and take less of both sides' time.

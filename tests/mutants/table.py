@@ -227,7 +227,7 @@ def _settle() -> Iterator[Mutant]:
     yield _guard(
         "settle: of two ends of a claim one wins",
         "jobserver/store/jobs.py",
-        ("moved.pop((each.job_id, each.fence), None)", "moved.get((each.job_id, each.fence))"),
+        ("moved.pop(claim, None)", "moved.get(claim)"),
         f"{_STORE}test_an_end_that_is_named_twice_is_won_once[sqlite]",
     )
 
@@ -841,7 +841,7 @@ def _pipeline() -> Iterator[Mutant]:
         "jobserver/pipeline/consume.py",
         ("if self._running < self._options.workers or self._draining.is_set():", "if True:"),
         "tests/pipeline/test_consume.py::"
-        "test_as_many_again_are_claimed_ahead_and_no_more_run_than_there_are_consumers[sqlite]",
+        "test_twice_as_many_are_claimed_ahead_and_no_more_run_than_there_are_consumers[sqlite]",
     )
     yield _guard(
         "consume: what waits too long for its turn is handed back",
@@ -858,7 +858,7 @@ def _pipeline() -> Iterator[Mutant]:
     yield _guard(
         "deliver: what is to be told has a bound",
         "jobserver/pipeline/deliver.py",
-        ("if len(self._waiting) >= MAX_WAITING:", "if False:"),
+        ("room = max(0, MAX_WAITING - len(self._waiting))", "room = 1_000_000"),
         "tests/pipeline/test_deliver.py::test_what_finds_no_place_is_dropped_and_counted",
     )
 
@@ -902,7 +902,7 @@ def _stream() -> Iterator[Mutant]:
                 "        args: list[Any] = [GROUP]\n",
                 "        args: list[Any] = [GROUP]\n        last: list[Any] = []\n",
             ),
-            ('args += ("ack", number(key)', 'last += ("ack", number(key)'),
+            ('args += ("ack", number(', 'last += ("ack", number('),
             ("        if len(args) == 1:\n", "        args += last\n        if len(args) == 1:\n"),
         ),
         full,

@@ -138,13 +138,13 @@ async def after_short_jobs(server: Server, work: Work) -> None:
     work.ran.clear()
 
 
-async def test_as_many_again_are_claimed_ahead_and_no_more_run_than_there_are_consumers(
+async def test_twice_as_many_are_claimed_ahead_and_no_more_run_than_there_are_consumers(
     server: Server, work: Work
 ) -> None:
     async with consuming(server):
         await after_short_jobs(server, work)
-        jobs = [await submitted(server, "gate") for _ in range(5)]
-        await eventually(lambda: len(server.holdings) == 4)
+        jobs = [await submitted(server, "gate") for _ in range(7)]
+        await eventually(lambda: len(server.holdings) == 6)
         assert server.consumers.busy == len(work.ran) == 2
         work.gate.set()
         for job in jobs:
@@ -154,13 +154,13 @@ async def test_as_many_again_are_claimed_ahead_and_no_more_run_than_there_are_co
 async def test_what_waits_too_long_for_its_turn_is_handed_back(server: Server, work: Work) -> None:
     async with consuming(server):
         await after_short_jobs(server, work)
-        jobs = [await submitted(server, "gate") for _ in range(4)]
-        await eventually(lambda: len(server.holdings) == 4)
-        # Two run; the other two are there for any process, and nothing is claimed ahead of its turn any more.
+        jobs = [await submitted(server, "gate") for _ in range(6)]
+        await eventually(lambda: len(server.holdings) == 6)
+        # Two run; the others are there for any process, and nothing is claimed ahead of its turn any more.
         await eventually(lambda: len(server.holdings) == 2)
         found = [await job_of(server, job.id) for job in jobs]
-        assert sorted(job.status for job in found) == [Status.QUEUED] * 2 + [Status.RUNNING] * 2
-        assert sorted(job.attempt for job in found) == [0, 0, 1, 1]
+        assert sorted(job.status for job in found) == [Status.QUEUED] * 4 + [Status.RUNNING] * 2
+        assert sorted(job.attempt for job in found) == [0] * 4 + [1] * 2
         work.gate.set()
         for job in jobs:
             done = await ended(server, job.id)
@@ -170,15 +170,15 @@ async def test_what_waits_too_long_for_its_turn_is_handed_back(server: Server, w
 async def test_what_was_claimed_ahead_is_handed_back_at_a_stop(server: Server, work: Work) -> None:
     async with consuming(server):
         await after_short_jobs(server, work)
-        jobs = [await submitted(server, "gate") for _ in range(4)]
-        await eventually(lambda: len(server.holdings) == 4)
+        jobs = [await submitted(server, "gate") for _ in range(6)]
+        await eventually(lambda: len(server.holdings) == 6)
         draining = asyncio.create_task(server.consumers.drain(within_seconds=5.0))
         await eventually(lambda: len(server.holdings) == 2)
         work.gate.set()
         await draining
         found = [await job_of(server, job.id) for job in jobs]
-        assert sorted(job.status for job in found) == [Status.COMPLETED] * 2 + [Status.QUEUED] * 2
-        assert sorted(job.attempt for job in found) == [0, 0, 1, 1]
+        assert sorted(job.status for job in found) == [Status.COMPLETED] * 2 + [Status.QUEUED] * 4
+        assert sorted(job.attempt for job in found) == [0] * 4 + [1] * 2
 
 
 # What a refused claim leads to.

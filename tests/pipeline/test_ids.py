@@ -25,6 +25,16 @@ def test_an_id_begins_with_the_milliseconds_of_the_clock(moment: int) -> None:
     assert Ids(lambda: moment).next().int >> 80 == moment // 1_000
 
 
+@given(st.lists(st.tuples(st.integers(0, 2**47 * 1_000), st.integers(1, 50)), min_size=1, max_size=20))
+def test_ids_made_together_follow_those_before(readings: list[tuple[int, int]]) -> None:
+    moments = iter(moment for moment, _ in readings)
+    ids = Ids(lambda: next(moments))
+    made = [each for _, count in readings for each in ids.many(count)]
+    assert len(made) == sum(count for _, count in readings)
+    assert made == sorted(set(made))
+    assert all(each.version == 7 and each.variant == uuid.RFC_4122 for each in made)
+
+
 def test_many_ids_of_one_microsecond_stay_close_to_it() -> None:
     ids = Ids(lambda: 1_772_877_600_123_456)
     made = [ids.next() for _ in range(100_000)]
