@@ -2,8 +2,8 @@
 
     python -m bench [--quick] [--runs N] [--into FOLDER] [NAME...]
 
-NAME: throughput, latency, ceilings, scale, ablations, peers; all of them, if none is given. One that fails does not
-keep the others from running.
+NAME: throughput, latency, ceilings, scale, soak, ablations, peers; all of them, if none is given. One that fails
+does not keep the others from running.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 from bench.record import QUICK, RESULTS
 
-BENCHES: Final = ("throughput", "latency", "ceilings", "scale", "ablations", "peers")
+BENCHES: Final = ("throughput", "latency", "ceilings", "scale", "soak", "ablations", "peers")
 
 
 def main() -> None:

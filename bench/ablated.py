@@ -8,15 +8,18 @@ Each lever is replaced from outside, before the server is built: the server itse
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 import uvicorn
 
 import jobserver.cli
 import jobserver.cli.serve
 from jobserver.pipeline.batch import Batcher
+from jobserver.store.engine import Statement
 
 
 def batching() -> None:
@@ -44,8 +47,31 @@ def collector() -> None:
     jobserver.cli.serve._spare_the_collector = lambda: None
 
 
+def sql_claim() -> None:
+    """A claim reads its rows and writes nothing, as if a delivery were enough. Only to know the price of a claim."""
+    _with_texts(
+        claim=(
+            (
+                r"UPDATE jobs AS j SET.*?FROM held, clock",
+                "SELECT j.id, j.type, j.queue, j.priority, j.payload, j.tags, j.fence + 1, j.attempt + 1,"
+                " j.retry_count, j.max_retries, j.crashes, j.timeout_seconds, j.created_at, j.due_at,"
+                " clock.now, j.trace_context, j.cancel_requested FROM jobs AS j, held, clock",
+            ),
+            (r"ORDER BY j.id FOR UPDATE OF j", ""),
+            # What the statement takes and does not need any more.
+            (r"\bRETURNING\b.*", "AND ($3::text, $4::uuid, $5::float8) IS NOT NULL"),
+        ),
+        complete=(
+            (r"j.status = 'running'", "j.status = 'queued'"),
+            (r"AND j.fence = i.fence", "AND j.fence = i.fence - 1"),
+            # Its end is the first that SQL hears of it.
+            (r"fence = j.fence \+ 1", "fence = i.fence + 1, started_at = clock.now"),
+        ),
+    )
+
+
 LEVERS: Final[dict[str, Callable[[], None]]] = {
-    lever.__name__: lever for lever in (batching, flights, uvloop, httptools, collector)
+    lever.__name__: lever for lever in (batching, flights, sql_claim, uvloop, httptools, collector)
 }
 
 
@@ -58,6 +84,22 @@ def _with_defaults(kind: type[Any], **forced: Any) -> None:
         made(self, *args, **{**options, **forced})
 
     kind.__init__ = init
+
+
+def _with_texts(**changes: tuple[tuple[str, str], ...]) -> None:
+    """Statements of PostgreSQL, each with its replacements: a pattern that stands there once, and what it becomes."""
+    loaded = Statement.load.__func__  # type: ignore[attr-defined]
+
+    def load(kind: type[Statement], name: str, dialect: str) -> Statement:
+        statement: Statement = loaded(kind, name, dialect)
+        text = statement.text
+        for pattern, replacement in changes.get(name, ()) if dialect == "postgresql" else ():
+            text, found = re.subn(pattern, lambda _, new=replacement: new, text, flags=re.DOTALL)
+            if found != 1:
+                raise RuntimeError(f"{name}: {pattern!r} is there {found} times")
+        return msgspec.structs.replace(statement, text=text)
+
+    Statement.load = classmethod(load)  # type: ignore[assignment, method-assign]
 
 
 def main() -> None:

@@ -34,7 +34,8 @@ class Ablation(msgspec.Struct, frozen=True, kw_only=True):
 
 ABLATIONS: Final[dict[str, Ablation]] = {
     AS_IT_IS: Ablation(),
-    **{name: Ablation(command=("bench.ablated", name)) for name in LEVERS},
+    # A long lease: what nobody has claimed cannot be extended.
+    **{name: Ablation(command=("bench.ablated", name), options=("--lease-seconds", "600")) for name in LEVERS},
     "info_logs": Ablation(log_level="info"),
     "two_connections": Ablation(options=("--pool-size", "2")),
     "full_pages": Ablation(sql="ALTER TABLE jobs SET (fillfactor = 100)"),
