@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
 import uvicorn
@@ -52,6 +52,7 @@ from jobserver.stream.client import StreamClient
 from jobserver.stream.client import check_reachable as check_stream
 from jobserver.stream.jobs import JobStream
 from jobserver.telemetry import Telemetry
+from jobserver.telemetry.otel import Otel
 from jobserver.telemetry.siblings import Siblings
 from jobserver.upkeep.expire import Expire
 from jobserver.upkeep.hear import Hear
@@ -63,6 +64,9 @@ from jobserver.upkeep.reclaim import Reclaim
 from jobserver.upkeep.reconcile import Reconcile
 from jobserver.upkeep.sample import Sample
 from jobserver.upkeep.watchdog import Watchdog
+
+if TYPE_CHECKING:  # it imports the SDK, which is for those who have a collector
+    from jobserver.telemetry.tracing import Tracing
 
 HTTP_GRACE_SECONDS: Final = 5
 HEALTH_SECONDS: Final = 1.0
@@ -114,7 +118,9 @@ class Engines(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def open_engines(settings: Settings, *, on_restart: Callable[[], None] | None = None) -> AsyncIterator[Engines]:
+async def open_engines(
+    settings: Settings, *, on_restart: Callable[[], None] | None = None, tracing: Tracing | None = None
+) -> AsyncIterator[Engines]:
     """Start the embedded engines or reach the given ones, and bring the schema up to date.
 
     `on_restart` hears that an embedded Valkey died and was started again.
@@ -138,7 +144,7 @@ async def open_engines(settings: Settings, *, on_restart: Callable[[], None] | N
                 stack.callback(lock_database(url.database or "").close)
                 alone = True
         versions = (await check_reachable(sql_url), await check_stream(redis_url))
-        database = Database(sql_url, pool_size=settings.pool_size)
+        database = _database(sql_url, settings, tracing)
         stack.push_async_callback(database.close)
         if settings.migrate:
             await migrate(sql_url)
@@ -147,17 +153,49 @@ async def open_engines(settings: Settings, *, on_restart: Callable[[], None] | N
                 f"The database has schema {version or 'none'}, this release needs {HEAD}: run jobserver migrate, "
                 "or start without --no-migrate."
             )
-        client = StreamClient(redis_url)
+        client = _client(redis_url, tracing)
         stack.push_async_callback(client.close)
         yield Engines(database=database, client=client, versions=versions, data=data, alone=alone)
+
+
+def _database(url: str, settings: Settings, tracing: Tracing | None) -> Database:
+    if tracing is None:
+        return Database(url, pool_size=settings.pool_size)
+    from jobserver.traced import TracedDatabase
+
+    return TracedDatabase(url, pool_size=settings.pool_size, tracing=tracing)
+
+
+def _client(url: str, tracing: Tracing | None) -> StreamClient:
+    if tracing is None:
+        return StreamClient(url)
+    from jobserver.traced import TracedClient
+
+    return TracedClient(url, tracing=tracing)
+
+
+def _stream(client: StreamClient, prefix: str, tracing: Tracing | None) -> JobStream:
+    if tracing is None:
+        return JobStream(client, prefix)
+    from jobserver.traced import TracedStream
+
+    return TracedStream(client, prefix, tracing=tracing)
 
 
 class Server:
     """One server process. `async with Server(settings) as server:` everything runs inside, in order."""
 
-    def __init__(self, settings: Settings, *, handlers: Handlers | None = None, place: Place | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        handlers: Handlers | None = None,
+        place: Place | None = None,
+        otel: Otel | None = None,
+    ) -> None:
         self.settings = settings
         self._place = place
+        self.otel = otel
         self._handlers, self._references = _all_handlers(settings, handlers)
         self._stack = AsyncExitStack()
         self._stopping = asyncio.Event()
@@ -171,6 +209,12 @@ class Server:
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.url: str = ""
         self.facts: Facts
+        self.tracing: Tracing | None = None
+        if otel is not None and otel.traces is not None:
+            # Imported on use: without an endpoint nobody pays for the SDK.
+            from jobserver.telemetry.tracing import Tracing
+
+            self.tracing = Tracing(otel, self.worker_id, jobserver.__version__)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -214,7 +258,12 @@ class Server:
             given = None if self._place is None else self._place.listener
             self._socket = given or listening(settings.host, settings.port)
             stack.callback(self._socket.close)
-        engines = await stack.enter_async_context(open_engines(settings, on_restart=self._redis_restarted))
+        if self.tracing is not None:
+            # Ends after everything that has something to tell.
+            stack.push_async_callback(self.tracing.close)
+        engines = await stack.enter_async_context(
+            open_engines(settings, on_restart=self._redis_restarted, tracing=self.tracing)
+        )
         self._build(engines)
         await self.types.register()
         for info in self.types.own.values():
@@ -257,7 +306,7 @@ class Server:
         """Everything, put together; nothing runs yet."""
         settings = self.settings
         database = engines.database
-        self.telemetry = Telemetry(jobserver.__version__, self.worker_id)
+        self.telemetry = Telemetry(jobserver.__version__, self.worker_id, self.tracing)
         observe = self.telemetry.flushed
         policy = Policy(
             backoff_base=settings.backoff_base, backoff_cap=settings.backoff_cap, max_crashes=settings.max_crashes
@@ -265,7 +314,9 @@ class Server:
         self.store = JobStore(database, idempotency_ttl_seconds=settings.idempotency_ttl)
         self.views = Views(database)
         self.worker_store = WorkerStore(database)
-        self.stream = JobStream(engines.client, settings.redis_prefix)
+        self.stream = _stream(engines.client, settings.redis_prefix, self.tracing)
+        if self.tracing is not None:
+            self.tracing.history = self.views.attempts
         self._client = engines.client
         # A process without consumers handles nothing, and says so.
         own = self._handlers if settings.workers else Handlers()
@@ -299,11 +350,17 @@ class Server:
                 thread_grace_seconds=settings.thread_grace,
                 max_result_bytes=settings.max_result_bytes,
                 references=self._references,
-                child_setup="jobserver.telemetry.logs:configure_logs",
-                child_setup_arguments={"format_": settings.log_format, "level": settings.log_level},
+                child_setup="jobserver.telemetry.child:set_up",
+                child_setup_arguments={
+                    "format_": settings.log_format,
+                    "level": settings.log_level,
+                    "instance": None if self.tracing is None else self.worker_id,
+                    "version": jobserver.__version__,
+                },
             ),
             report_progress=self.holdings.said,
             on_abandoned=self.telemetry.abandoned,
+            spans=self.tracing,
         )
         self.finisher = Finisher(self.store, self.deliveries, self.waiters, policy, self.telemetry, observe=observe)
         self.consumers = Consumers(
@@ -453,6 +510,7 @@ class Server:
                 views=self.views,
                 health=self,
                 metrics=self._metrics,
+                tracing=self.tracing,
             ),
             self.settings,
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from jobserver import __version__
+from jobserver.cli.environment import adopt_otel
 from jobserver.cli.options import HANDLERS_HELP, ServerCommand, handlers_argument, server_options, settings_from
 from jobserver.cli.output import printable
 from jobserver.errors import ConfigurationError, Unavailable
@@ -57,10 +58,14 @@ def serve(**values: Any) -> int:
 
     from jobserver.server import Server
     from jobserver.telemetry.logs import configure_logs
+    from jobserver.telemetry.otel import read_otel
 
     configure_logs(settings.log_format, settings.log_level)
+    adopt_otel(click.get_current_context().find_root().obj or {})
     # Before there is a loop: modules of users may run one of their own while they are imported.
-    server = Server(settings)
+    server = Server(settings, otel=read_otel(os.environ))
+    if server.tracing is not None:
+        server.tracing.provider.make_global()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(Serving(server, on_started=_show if with_banner else lambda facts: None).run())
         runner.run(leave_what_does_not_end())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -66,6 +66,13 @@ class Health(Protocol):
     async def ready(self) -> Readiness: ...
 
 
+class Requests(Protocol):
+    """Makes a span of a request. What `begin_request` returns is for `end_request`."""
+
+    def begin_request(self, caller: str | None) -> Any: ...
+    def end_request(self, begun: Any, method: str, route: str, path: str, status: int) -> None: ...
+
+
 class Api(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the routes need. `metrics` takes an Accept header, gives the body and its media type."""
 
@@ -74,3 +81,4 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     views: Views
     health: Health
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
+    tracing: Requests | None = None

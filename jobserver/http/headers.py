@@ -48,6 +48,14 @@ def submit_headers(scope: HTTPScope) -> SubmitHeaders:
     return SubmitHeaders(_idempotency_key(keys), _trace_context(parents, states))
 
 
+def trace_context_of(scope: HTTPScope) -> str | None:
+    """The trace that a request belongs to, by its headers."""
+    parents = [value for name, value in scope["headers"] if name == b"traceparent"]
+    if not parents:
+        return None
+    return _trace_context(parents, [value for name, value in scope["headers"] if name == b"tracestate"])
+
+
 _NONE: Final = SubmitHeaders(None, None)
 
 

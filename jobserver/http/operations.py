@@ -12,14 +12,18 @@ from litestar import Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, HTTPScope, Receive
 
-from jobserver.http.api import Api
+from jobserver.http.api import Api, Requests
 from jobserver.http.body import ClientGone, Nothing, check_content_type, decoder, limit_of, read
+from jobserver.http.headers import trace_context_of
 from jobserver.http.problems import reply_to
 from jobserver.http.query import QueryParser
 from jobserver.http.reply import COMMON, Reply
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 B = TypeVar("B", bound=msgspec.Struct)
+
+# Asked every few seconds, by machines.
+UNTRACED: Final = frozenset({"/health", "/health/ready", "/metrics"})
 
 Method = Literal["GET", "POST", "DELETE"]
 Access = Literal["open", "read", "submit", "admin"]
@@ -143,7 +147,25 @@ def performer(declared: Operation, api: Api, max_payload_bytes: int) -> Perform:
         except Exception as error:
             return reply_to(error, method=declared.method, path=declared.path)
 
-    return perform
+    if api.tracing is None or declared.path in UNTRACED:
+        return perform
+    return _traced(perform, declared, api.tracing)
+
+
+def _traced(perform: Perform, declared: Operation, tracing: Requests) -> Perform:
+    """The same, with a span that is named by the template of the path."""
+
+    async def traced(scope: HTTPScope, receive: Receive, path: dict[str, str]) -> Reply:
+        begun = tracing.begin_request(trace_context_of(scope))
+        status = 500
+        try:
+            reply = await perform(scope, receive, path)
+            status = reply.status
+            return reply
+        finally:
+            tracing.end_request(begun, scope["method"], declared.path, scope["path"], status)
+
+    return traced
 
 
 def route(declared: Operation, api: Api, max_payload_bytes: int) -> HTTPRouteHandler:

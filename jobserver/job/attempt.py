@@ -22,7 +22,17 @@ class Attempt:
     `cancel_requested` are given by whoever runs the handler; `deadline` is a time of `clock`, in seconds.
     """
 
-    __slots__ = ("_cancel_requested", "_clock", "_deadline", "_job", "_logger", "_payload", "_report")
+    __slots__ = (
+        "_cancel_requested",
+        "_clock",
+        "_deadline",
+        "_job",
+        "_logger",
+        "_payload",
+        "_report",
+        "_span",
+        "_tracer",
+    )
 
     def __init__(
         self,
@@ -32,12 +42,16 @@ class Attempt:
         cancel_requested: Callable[[], bool],
         clock: Callable[[], float],
         deadline: float,
+        span: Any = None,
+        tracer: Any = None,
     ) -> None:
         self._job = job
         self._report = report
         self._cancel_requested = cancel_requested
         self._clock = clock
         self._deadline = deadline
+        self._span = span
+        self._tracer = tracer
         self._payload: Any = msgspec.UNSET
         self._logger: AttemptLogger | None = None
 
@@ -69,7 +83,23 @@ class Attempt:
 
     @property
     def trace_context(self) -> str | None:
-        return self._job.trace_context
+        """A W3C traceparent to pass on, and a tracestate on a second line, if there is one. None: no trace."""
+        stored = self._job.trace_context
+        if self._span is None or stored is None:
+            return stored
+        # What is called from here hangs below this attempt.
+        return f"{stored[:36]}{self._span.get_span_context().span_id:016x}{stored[52:]}"
+
+    @property
+    def tracer(self) -> Tracer:
+        """An OpenTelemetry tracer, whose spans hang below this attempt. It does nothing while traces are off."""
+        if self._tracer is None:
+            # Imported on use: clients know this class too, and need none of it.
+            from opentelemetry.trace import NoOpTracer
+
+            self._tracer = NoOpTracer()
+        tracer: Tracer = self._tracer
+        return tracer
 
     @property
     def payload_json(self) -> bytes:
@@ -129,6 +159,8 @@ _REPORTED: Final = Reported()
 _HANDLER_LOGGER: Final = logging.getLogger("jobserver.handler")
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
 else:
     _LoggerAdapter = logging.LoggerAdapter
@@ -148,4 +180,7 @@ CURRENT: Final[ContextVar[Claimed | None]] = ContextVar("jobserver_current_job",
 
 def log_fields(job: Claimed) -> dict[str, object]:
     """The fields that every log line of an attempt carries."""
-    return {"job_id": str(job.id), "type": job.type, "queue": job.queue, "attempt": job.attempt}
+    fields: dict[str, object] = {"job_id": str(job.id), "type": job.type, "queue": job.queue, "attempt": job.attempt}
+    if job.trace_context is not None:
+        fields["trace_id"] = job.trace_context[3:35]
+    return fields

@@ -21,6 +21,7 @@ from jobserver.pipeline import frames
 from jobserver.pipeline.execute import Executor, ExecutorOptions
 from jobserver.pipeline.running import Running
 from jobserver.settings import MEBIBYTE
+from jobserver.telemetry.child import ChildTracing
 
 
 def serve(stream: int) -> None:
@@ -42,26 +43,35 @@ async def _serve(parent: socket.socket) -> None:
     if not isinstance(setup, frames.Setup):
         return
     handlers = Handlers()
+    tracing = _set_up(setup)
     error = _import_handlers(setup, handlers)
     writer.write(frames.encode_frame(frames.Ready(error)))
-    child = _Child(writer, handlers, setup.max_result_bytes)
+    child = _Child(writer, handlers, setup.max_result_bytes, tracing)
     async with child.executor:
         # No time limit: an idle child waits for its parent, whose end ends the stream.
         while (frame := await frames.read_frame(reader, frames.to_child)) is not None:
             child.handle(frame)
         # The parent has closed the stream or is gone: whatever runs here is no longer wanted, at once.
+        if tracing is not None:
+            tracing.close()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
+def _set_up(setup: frames.Setup) -> ChildTracing | None:
+    """What the parent wants to be called first. Traces are its answer, where they are on."""
+    sys.path[:] = setup.path
+    if setup.call is None:
+        return None
+    module_name, _, function = setup.call.partition(":")
+    tracing: ChildTracing | None = getattr(importlib.import_module(module_name), function)(**setup.call_arguments)
+    return tracing
+
+
 def _import_handlers(setup: frames.Setup, handlers: Handlers) -> str | None:
     """Fill `handlers` by the references, in their order of precedence; or say in one sentence what is wrong."""
-    sys.path[:] = setup.path
     try:
-        if setup.call is not None:
-            module_name, _, function = setup.call.partition(":")
-            getattr(importlib.import_module(module_name), function)(**setup.call_arguments)
         for reference in setup.references:
             handlers.include_missing(load_handlers(reference))
     except ConfigurationError as error:
@@ -72,7 +82,9 @@ def _import_handlers(setup: frames.Setup, handlers: Handlers) -> str | None:
 class _Child:
     """The one job of this process, if there is one."""
 
-    def __init__(self, writer: asyncio.StreamWriter, handlers: Handlers, max_result_bytes: int) -> None:
+    def __init__(
+        self, writer: asyncio.StreamWriter, handlers: Handlers, max_result_bytes: int, tracing: ChildTracing | None
+    ) -> None:
         self._writer = writer
         self._handlers = handlers
         self._running: Running | None = None
@@ -81,7 +93,7 @@ class _Child:
         options = ExecutorOptions(
             threads=1, processes=1, thread_grace_seconds=math.inf, max_result_bytes=max_result_bytes
         )
-        self.executor = Executor(handlers, options, report_progress=self._report)
+        self.executor = Executor(handlers, options, report_progress=self._report, spans=tracing)
 
     def handle(self, frame: frames.ToChild) -> None:
         if isinstance(frame, frames.Run):

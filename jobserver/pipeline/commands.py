@@ -64,14 +64,20 @@ class Commands:
         else:
             self._telemetry.canceled(result)
             self._waiters.wake(job_id)
-        return Cancellation(await self._job(job_id), was_running=result.status is Status.RUNNING)
+        job = await self._job(job_id)
+        if self._telemetry.tracing is not None:
+            self._telemetry.tracing.commanded("cancel", job)
+        return Cancellation(job, was_running=result.status is Status.RUNNING)
 
     async def replay(self, job_id: UUID, *, failed_only: bool) -> Job:
         """Queue a failed (or canceled, unless `failed_only`) job again."""
         if not await self._replay([job_id], failed_only=failed_only):
             job = await self._job(job_id)
             raise Conflict(f"the job is {job.status.value}")
-        return await self._job(job_id)
+        job = await self._job(job_id)
+        if self._telemetry.tracing is not None:
+            self._telemetry.tracing.commanded("replay", job)
+        return job
 
     async def replay_many(self, selection: Selection, *, limit: int, dry_run: bool) -> list[UUID]:
         """Queue selected failed jobs again, oldest failure first; returns which (or which it would be)."""

@@ -75,6 +75,10 @@ def fetch_order(turn: int, queues: Sequence[str]) -> list[Stream]:
     return [(queue, level) for level in levels for queue in rotated]
 
 
+def _contexts(_: Sequence[Delivery], answers: Sequence[Held | Refusal]) -> list[str | None]:
+    return [answer.job.trace_context for answer in answers if isinstance(answer, Held)]
+
+
 class ConsumeOptions(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     worker_id: str
@@ -119,7 +123,10 @@ class Consumers:
         # Whether others know that this process lives.
         self.may_claim: Callable[[], bool] = lambda: True
         self.claims: Batcher[Delivery, Held | Refusal] = Batcher(
-            "claim", self._flush_claims, flights=1 if store.database.sqlite else 2, observe=observe
+            "claim",
+            telemetry.batch("claim", "receive", self._flush_claims, _contexts),
+            flights=1 if store.database.sqlite else 2,
+            observe=observe,
         )
         # Consumers without a job, and without one being claimed for them.
         self.free = options.workers
@@ -435,6 +442,8 @@ class Consumers:
 
     def _done(self, held: Held, moved: Moved | None) -> None:
         self._holdings.remove(held)
+        if self._telemetry.tracing is not None:
+            self._telemetry.tracing.released(held.job)
         self._ending -= 1
         self._freed.set()
         self._close()

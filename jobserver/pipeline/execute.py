@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 
@@ -56,6 +56,14 @@ class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
     child_setup_arguments: dict[str, Any] = {}
 
 
+class Spans(Protocol):
+    """Puts an attempt's span into the context of its task; `tracer` is for handlers."""
+
+    @property
+    def tracer(self) -> Any: ...
+    def enter(self, job: Claimed) -> Any: ...
+
+
 class Executor:
     """Runs attempts. An async context manager that owns threads and children; lives on one event loop."""
 
@@ -66,12 +74,14 @@ class Executor:
         *,
         report_progress: Callable[[Claimed, Progress], None],
         on_abandoned: Callable[[Claimed], None] = lambda job: None,
+        spans: Spans | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._handlers = handlers
         self._options = options
         self._report_progress = report_progress
         self._on_abandoned = on_abandoned
+        self._spans = spans
         self._clock = clock
         self._threads = Threads(options.threads)
         self._children: Children | None = None
@@ -174,6 +184,8 @@ class Executor:
         self._unarmed.append(running)
         try:
             CURRENT.set(running.job)
+            if self._spans is not None:
+                running.span = self._spans.enter(running.job)
             arguments = self._arguments(running, handler, None)
             if isinstance(arguments, Raised):
                 outcome = arguments
@@ -243,6 +255,8 @@ class Executor:
         self._end(running, ended, outcome)
 
     async def _outcome(self, running: Running, handler: AnyHandler | None) -> Outcome:
+        if self._spans is not None:
+            running.span = self._spans.enter(running.job)
         if handler is None:
             return HandedBack(delay_seconds=_unhandled_delay(running.job))
         outcome = await self._not_begun(running)
@@ -315,6 +329,8 @@ class Executor:
                 cancel_requested=running.is_stopping,
                 clock=self._clock,
                 deadline=self._clock() + job.timeout_seconds,
+                span=running.span,
+                tracer=None if self._spans is None else self._spans.tracer,
             )
         return arguments
 

@@ -44,6 +44,10 @@ def _weight(ending: Ending) -> int:
     return 1 + len(ending.transition.result or b"") // 16_384
 
 
+def _contexts(endings: Sequence[Ending], _: Sequence[object]) -> list[str | None]:
+    return [ending.held.job.trace_context for ending in endings]
+
+
 # Hears what a held job has become; None when somebody else decides about it.
 Done = Callable[[Held, Moved | None], object]
 
@@ -70,7 +74,7 @@ class Finisher:
         self._jitter = jitter
         self.batcher: Batcher[Ending, Moved | None] = Batcher(
             "finish",
-            self._flush,
+            telemetry.batch("settle", "settle", self._flush, _contexts),
             flights=1 if store.database.sqlite else 2,
             max_weight=500,
             weigh=_weight,

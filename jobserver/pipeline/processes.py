@@ -217,7 +217,7 @@ class _Child:
             self.kill()
 
         running.stop_with(stop)
-        self._send(frames.Run(running.job))
+        self._send(frames.Run(running.job_in_trace()))
         try:
             while True:
                 frame = await self._read()

@@ -9,7 +9,9 @@ import asyncio
 import enum
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from jobserver.job.model import Canceled, Claimed, HandedBack, Outcome, Raised, bounded_error
 
@@ -23,6 +25,13 @@ class CancelReason(enum.IntEnum):
     SHUTDOWN = 1  # the job is handed back
     REQUESTED = 2  # by a user: the job is canceled, unless the handler returns first
     LEASE_REFUSED = 3  # it is not ours any more: whatever comes out is to be discarded
+
+
+_EVENTS: Final = {
+    CancelReason.SHUTDOWN: "shutdown",
+    CancelReason.REQUESTED: "cancel request",
+    CancelReason.LEASE_REFUSED: "lease lost",
+}
 
 
 class Running:
@@ -39,6 +48,7 @@ class Running:
         "lease_is_over",
         "over",
         "requested",
+        "span",
         "started",
         "task",
         "timed_out",
@@ -52,6 +62,8 @@ class Running:
         self.over = False
         # What runs it, once it was begun.
         self.task: asyncio.Task[None] | None = None
+        # The attempt in the job's trace, where that is recorded.
+        self.span: Any = None
         # Whether the lease may have ended, as far as this process knows.
         self.lease_is_over: Callable[[], bool] = _never
         self._begun = 0.0
@@ -67,6 +79,7 @@ class Running:
             first = not self.is_stopping()
             if self.requested is None or reason > self.requested:
                 self.requested = reason
+                self._tell(_EVENTS[reason])
             if first:
                 self._ask()
         if reason is CancelReason.SHUTDOWN and math.isfinite(self._grace_seconds):
@@ -76,6 +89,7 @@ class Running:
         """The attempt has used up its time."""
         if not self.is_stopping():
             self.timed_out = True
+            self._tell("timeout")
             self._ask()
 
     def is_stopping(self) -> bool:
@@ -93,6 +107,14 @@ class Running:
     def stop_with(self, stop: Callable[[], object] | None) -> None:
         """How to ask: called once, and only after this."""
         self._stop = stop
+
+    def job_in_trace(self) -> Claimed:
+        """The job as another process gets it: what that does hangs below this attempt."""
+        context = self.job.trace_context
+        if self.span is None or context is None:
+            return self.job
+        parent = f"{context[:36]}{self.span.get_span_context().span_id:016x}{context[52:]}"
+        return msgspec.structs.replace(self.job, trace_context=parent)
 
     def begin(
         self,
@@ -129,6 +151,10 @@ class Running:
         self._stop = None
         if self._timer is not None:
             self._timer.cancel()
+
+    def _tell(self, event: str) -> None:
+        if self.span is not None:
+            self.span.add_event(event)
 
     def _ask(self) -> None:
         if self._stop is not None:

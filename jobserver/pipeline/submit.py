@@ -40,6 +40,10 @@ def _weight(group: Group) -> int:
     return sum(1 + len(job.payload) // 4_096 for job in group)
 
 
+def _contexts(groups: Sequence[Group], _: Sequence[object]) -> list[str | None]:
+    return [job.trace_context for group in groups for job in group]
+
+
 class SubmitOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`accept_unknown_types`: jobs of a type that nobody registered get the global defaults."""
 
@@ -74,7 +78,7 @@ class Submitter:
         self._patience = Patience(ANSWER_SECONDS)
         self.batcher: Batcher[Group, list[Inserted]] = Batcher(
             "submit",
-            self._flush,
+            telemetry.batch("insert", "create", self._flush, _contexts),
             # SQLite has one writer; on PostgreSQL a second flight fills the time of the first one's commit.
             flights=1 if store.database.sqlite else 2,
             max_weight=MAX_FLUSH,
@@ -111,12 +115,17 @@ class Submitter:
                 await self._accepted(job_id, body, at, scope, trace_context, deadline)
                 for job_id, (body, at) in zip(ids, placed, strict=True)
             ]
+            if self._telemetry.tracing is not None:
+                return await self._telemetry.tracing.create(tuple(group), self._write)
             return await self._patience.wait(self.batcher.put(tuple(group)))
         except TimeoutError as error:
             raise self._too_late() from error
         except (Refused, Unavailable) as error:
             self._count(error)
             raise
+
+    async def _write(self, group: Group) -> list[Inserted]:
+        return await self._patience.wait(self.batcher.put(group))
 
     def _too_late(self) -> DatabaseUnavailable:
         """What is given up here may still be stored: it is not acknowledged."""

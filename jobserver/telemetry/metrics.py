@@ -178,6 +178,7 @@ class Metrics:
         self.stale = counter("stale_writes_rejected", "Writes refused as their fence was stale.", ("step",), STEPS)
         self.dropped = counter("deliveries_dropped", "Messages dropped because the queue to Redis was full.", ())
         self.rebuilt = counter("connections_rebuilt", "Times that the watchdog rebuilt the connections to Redis.", ())
+        self.spans_dropped = counter("spans_dropped", "Spans that the collector did not take in time.", ())
         self.abandoned = counter("attempts_abandoned", "Handlers given up because they did not end.", ("type",))
         self.loop_blocked = counter("event_loop_blocked", "Times the event loop was blocked for over 1 s.", ("type",))
         self.attempt_seconds = histogram(

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 import structlog
 
 from jobserver.job.model import TERMINAL, Claimed, Ended, Job, JobError, Status
 from jobserver.telemetry.metrics import BoundedLabel, Count, Counter, Distribution, Metrics
+
+if TYPE_CHECKING:  # it imports the SDK, which is for those who have a collector
+    from jobserver.telemetry.tracing import Tracing
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 # Pairs of a type and a queue that have series of their own; the rest are "other".
 MAX_PAIRS: Final = 1_000
@@ -42,6 +49,13 @@ class MovedJob(Protocol):
     def queue(self) -> str: ...
     @property
     def type(self) -> str: ...
+
+
+class SettledJob(MovedJob, Protocol):
+    """An attempt's end that was won."""
+
+    @property
+    def due_at(self) -> datetime: ...
 
 
 def trace_id(context: str | None) -> str | None:
@@ -81,8 +95,12 @@ class _Kind:
 class Telemetry:
     """Counters move by rows won in SQL, so that they equal it while no process dies."""
 
-    def __init__(self, version: str, worker_id: str) -> None:
+    def __init__(self, version: str, worker_id: str, tracing: Tracing | None = None) -> None:
         self.metrics = Metrics(version)
+        # None: no traces, and whoever asks for them pays for the question alone.
+        self.tracing = tracing
+        if tracing is not None:
+            tracing.queue.on_dropped = self.metrics.spans_dropped.inc
         self._worker_id = worker_id
         self._log: Any = structlog.get_logger("jobserver.life")
         self._stdlib = logging.getLogger("jobserver.life")
@@ -96,6 +114,8 @@ class Telemetry:
         """Jobs are committed."""
         for job in jobs:
             (self._kinds.get((job.type, job.queue)) or self._kind(job.type, job.queue)).created.value += 1
+        if self.tracing is not None:
+            self.tracing.submitted(jobs)
         if self._stdlib.isEnabledFor(logging.INFO):
             for job in jobs:
                 self._log.info(
@@ -117,14 +137,18 @@ class Telemetry:
 
     def claimed(self, job: Claimed) -> None:
         """A job is ours, under its new fence."""
+        if self.tracing is not None:
+            self.tracing.claimed(job)
         waited = (job.started_at - job.due_at).total_seconds()
         kind = self._kinds.get((job.type, job.queue)) or self._kind(job.type, job.queue)
         kind.wait.observe(waited if waited > 0.0 else 0.0, _sampled(job.trace_context))
         if self._stdlib.isEnabledFor(logging.INFO):
             self._log.info("job_claimed", **self._fields(job))
 
-    def ended(self, job: Claimed, moved: MovedJob, ended: Ended, seconds: float, error: JobError | None) -> None:
+    def ended(self, job: Claimed, moved: SettledJob, ended: Ended, seconds: float, error: JobError | None) -> None:
         """An attempt of this process ended, and its transition was won. `seconds` is how long it ran."""
+        if self.tracing is not None:
+            self.tracing.ended(job, moved, ended, error)
         kind = self._kinds.get((job.type, job.queue)) or self._kind(job.type, job.queue)
         end = kind.ends.get((ended, moved.status)) or self._end(kind, ended, moved.status)
         for count in end.counts:
@@ -140,8 +164,10 @@ class Telemetry:
                 fields |= {"error_type": error.type, "error": error.message[:500]}
             self._log.log(end.level, _EVENTS[ended], **fields)
 
-    def reclaimed(self, job: Claimed, moved: MovedJob, lost_by: str) -> None:
+    def reclaimed(self, job: Claimed, moved: SettledJob, lost_by: str) -> None:
         """A job whose lease was lost was taken back."""
+        if self.tracing is not None:
+            self.tracing.reclaimed(job, moved, lost_by)
         self._count(self.metrics.reclaimed, job.type, job.queue)
         if moved.status is Status.FAILED:
             self._count(self.metrics.crashed, job.type, job.queue)
@@ -223,6 +249,16 @@ class Telemetry:
         size, duration = found
         size.observe(items)
         duration.observe(seconds)
+
+    def batch(
+        self,
+        operation: str,
+        kind: str,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        contexts: Callable[[Sequence[Item], Sequence[Any]], Iterable[str | None]],
+    ) -> Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]]:
+        """`flush` as it is traced; itself where nothing is. `contexts` are those of its items' jobs."""
+        return flush if self.tracing is None else self.tracing.batch(operation, kind, flush, contexts)
 
     def note(self, event: str, **fields: Any) -> None:
         """Something about the process itself, worth a line."""
