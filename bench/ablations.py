@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Final
 
@@ -17,6 +19,7 @@ import msgspec
 from bench.ablated import LEVERS
 from bench.record import Figures, Options, Part, interleaved, options, write
 from bench.served import Engines, engines, post, post_jobs, served
+from tests.collector import Collector
 
 AS_IT_IS: Final = "as_it_is"
 CONNECTIONS: Final = 64
@@ -30,6 +33,8 @@ class Ablation(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[str, ...] = ()
     log_level: str = "warning"
     sql: str | None = None
+    # The share of traces that is recorded, and sent to a collector on the same two cores. None: no traces at all.
+    traces: float | None = None
 
 
 ABLATIONS: Final[dict[str, Ablation]] = {
@@ -39,12 +44,34 @@ ABLATIONS: Final[dict[str, Ablation]] = {
     "info_logs": Ablation(log_level="info"),
     "two_connections": Ablation(options=("--pool-size", "2")),
     "full_pages": Ablation(sql="ALTER TABLE jobs SET (fillfactor = 100)"),
+    **{f"traces_{percent}_percent": Ablation(traces=percent / 100) for percent in (0, 1, 10, 100)},
 }
+
+
+@contextmanager
+def tracing(share: float | None) -> Iterator[Mapping[str, str]]:
+    """The variables of a server that records this share of its traces, while a collector takes them."""
+    if share is None:
+        yield {}
+        return
+    with closing(Collector(None)) as collector:
+        yield {
+            **collector.variables(),
+            "OTEL_BSP_SCHEDULE_DELAY": "5000",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": str(share),
+        }
 
 
 async def both(on: Engines, ablation: Ablation, jobs: int) -> dict[str, float]:
     """`POST /jobs` over 64 connections, then a drain by another process, both without the lever."""
-    started = partial(served, command=ablation.command, log_level=ablation.log_level)
+    with tracing(ablation.traces) as variables:
+        return await both_with(variables, on, ablation, jobs)
+
+
+async def both_with(variables: Mapping[str, str], on: Engines, ablation: Ablation, jobs: int) -> dict[str, float]:
+    """The same, with these variables in the environment."""
+    started = partial(served, command=ablation.command, log_level=ablation.log_level, variables=variables)
     async with on.fresh() as pair:
         async with started(*pair.options, *ablation.options, "--workers", "0", "--accept-unknown-types") as api:
             if ablation.sql is not None:

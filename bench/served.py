@@ -17,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import asyncpg
@@ -217,17 +218,20 @@ def environment() -> dict[str, str]:
 
 @asynccontextmanager
 async def served(
-    *options: str, log_level: str = "warning", command: Sequence[str] = ("jobserver",)
+    *options: str,
+    log_level: str = "warning",
+    command: Sequence[str] = ("jobserver",),
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Served]:
     """`jobserver serve` with these options, from the call to the first answer, and stopped at the end.
 
-    `command` is the module that starts it, with its own arguments.
+    `command` is the module that starts it, with its own arguments; `variables` are added to its environment.
     """
     port = free_port()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *command, "serve", "--port", str(port), "--log-level", log_level, *options],
-            env=environment(),
+            env={**environment(), **variables},
             stdin=subprocess.DEVNULL,
             stderr=log,
             stdout=subprocess.DEVNULL,

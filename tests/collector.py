@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import importlib.util
+import signal
 import socket
 import subprocess
 import threading
@@ -119,16 +120,16 @@ class Sink:
 
 
 class Collector:
-    """A rotel that takes OTLP by gRPC and by HTTP, and passes it on to a sink."""
+    """A rotel that takes OTLP by gRPC and by HTTP, and passes it on to a sink, or forgets it."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink | None) -> None:
         self.grpc_port: Final = free_port()
         self.http_port: Final = free_port()
         self._process = subprocess.Popen(
             [
                 str(find_rotel()),
-                *("start", "--disable-batching", "--exporter", "otlp", "--otlp-exporter-protocol", "http"),
-                *("--otlp-exporter-endpoint", sink.url),
+                *("start", "--disable-batching"),
+                *(("--exporter", "blackhole") if sink is None else _to(sink)),
                 *("--otlp-grpc-endpoint", f"127.0.0.1:{self.grpc_port}"),
                 *("--otlp-http-endpoint", f"127.0.0.1:{self.http_port}"),
             ],
@@ -152,7 +153,15 @@ class Collector:
             "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
 
+    def suspend(self) -> None:
+        """From now on it takes connections, and answers nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
+        self.resume()
         self._process.terminate()
         try:
             self._process.wait(10)
@@ -178,6 +187,10 @@ def find_rotel() -> Path:
 def collector() -> Iterator[tuple[Collector, Sink]]:
     with contextlib.closing(Sink()) as sink, contextlib.closing(Collector(sink)) as found:
         yield found, sink
+
+
+def _to(sink: Sink) -> Sequence[str]:
+    return ("--exporter", "otlp", "--otlp-exporter-protocol", "http", "--otlp-exporter-endpoint", sink.url)
 
 
 def _wait_for(port: int) -> None:
