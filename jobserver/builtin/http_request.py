@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta
 
 from jobserver.egress import Answer, Exchange, ResponseTooLarge, TargetRefused, exchange
 from jobserver.errors import NotRetryable, Retry
+from jobserver.job.attempt import Attempt
 from jobserver.job.handlers import Handlers
 from jobserver.settings import DAY_SECONDS, MEBIBYTE
 
@@ -56,6 +57,7 @@ def add_http_request(handlers: Handlers, *, allow_private_targets: bool) -> None
 
     @handlers.handler("http.request")
     async def http_request(
+        attempt: Attempt,
         url: Url,
         method: Method = "GET",
         headers: Headers | None = None,
@@ -63,7 +65,7 @@ def add_http_request(handlers: Handlers, *, allow_private_targets: bool) -> None
         timeout: Seconds = 30.0,
         expect: Statuses | None = None,
     ) -> HttpResult:
-        sent = dict(headers or {})
+        sent = _with_trace(dict(headers or {}), attempt.trace_context)
         content: bytes | None = None
         if json is not UNSET:
             content = msgspec.json.encode(json)
@@ -71,6 +73,14 @@ def add_http_request(handlers: Handlers, *, allow_private_targets: bool) -> None
                 sent["Content-Type"] = "application/json"
         call = _Call(method, url, sent, content, timeout, expect)
         return _judged(call, await _answered(call, allow_private_targets))
+
+
+def _with_trace(headers: dict[str, str], context: str | None) -> dict[str, str]:
+    """The endpoint continues the job's trace, unless the job itself says which one."""
+    if context is None or any(name.lower() == "traceparent" for name in headers):
+        return headers
+    parent, _, state = context.partition("\n")
+    return {**headers, "traceparent": parent, **({"tracestate": state} if state else {})}
 
 
 async def _answered(call: _Call, allow_private_targets: bool) -> Answer:

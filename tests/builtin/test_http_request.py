@@ -21,10 +21,13 @@ from tests.web import WebServer, response
 OPTIONS = ExecutorOptions(threads=1, processes=1, thread_grace_seconds=0, max_result_bytes=2_000_000)
 
 
-async def run(payload: dict[str, Any], *, allow_private_targets: bool = True) -> Outcome:
+async def run(
+    payload: dict[str, Any], *, allow_private_targets: bool = True, trace_context: str | None = None
+) -> Outcome:
     handlers = builtin_handlers(allow_private_targets=allow_private_targets)
     async with Executor(handlers, OPTIONS, report_progress=lambda job, progress: None) as executor:
-        return await executor.run(Running(claimed("http.request", payload)))
+        job = msgspec.structs.replace(claimed("http.request", payload), trace_context=trace_context)
+        return await executor.run(Running(job))
 
 
 def result_of(outcome: Outcome) -> Any:
@@ -150,6 +153,20 @@ async def test_private_targets_are_refused_for_good(url: str) -> None:
 async def test_a_response_over_1_mib_fails_for_good() -> None:
     async with WebServer(lambda head, body: response(200, b"x" * 1_048_577)) as server:
         assert error_of(await run({"url": server.url()})) == ("NotRetryable", False)
+
+
+async def test_the_endpoint_continues_the_trace_of_the_job() -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    async with WebServer(lambda head, body: response(200)) as server:
+        await run({"url": server.url()})
+        await run({"url": server.url()}, trace_context=f"{parent}\ncongo=t61")
+        await run({"url": server.url(), "headers": {"Traceparent": "mine"}}, trace_context=f"{parent}\ncongo=t61")
+    none, passed, own = [head.lower() for head, _ in server.requests]
+    assert "traceparent" not in none
+    assert f"traceparent: {parent}\r\n" in passed
+    assert "tracestate: congo=t61\r\n" in passed
+    assert "traceparent: mine\r\n" in own
+    assert "congo" not in own
 
 
 @pytest.mark.parametrize("name", ["Host", "content-length", "Transfer-Encoding"])
