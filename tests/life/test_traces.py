@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import psutil  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from tests.collector import Collector, Link, Sink, Span, collector
 from tests.engines import EngineMissingError, eventually
 from tests.life.conftest import Serve
 from tests.life.notes import Notes
+from tests.life.process import ServerProcess
 
 TRACED: Final = "tests.life.handlers_traced:handlers"
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
@@ -300,3 +305,71 @@ async def test_what_waits_is_exported_at_the_end(fleet: Serve, behind: tuple[Col
     assert sink.of_trace(job["trace_id"]) == []
     assert await server.stop() == 0
     assert len(await settled(sink, job["trace_id"], 4)) == 4
+
+
+async def dropped(server: ServerProcess) -> float:
+    """Spans that were counted as dropped."""
+    page = (await server.http.get("/metrics")).text
+    [found] = re.findall(r"^jobserver_spans_dropped_total (\S+)$", page, re.MULTILINE)
+    return float(found)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+async def test_a_collector_that_answers_nothing_costs_spans_and_no_job(fleet: Serve, protocol: str) -> None:
+    # In short; `bench/blackhole.py` takes a minute, and compares rates.
+    try:
+        alone = Collector(None)
+    except EngineMissingError as error:
+        pytest.skip(str(error))
+    with contextlib.closing(alone):
+        variables = {**alone.variables(protocol), "OTEL_BSP_MAX_QUEUE_SIZE": "1000"}
+        server = await fleet("--log-level", "warning", handlers=TRACED, **variables)
+        process = psutil.Process(server.pid)
+        batch = [{"type": "echo", "payload": number} for number in range(1_000)]
+
+        async def seconds() -> float:
+            began = time.monotonic()
+            for _ in range(3):
+                await server.submit_all(batch)
+            counts = await server.counts()
+            while counts.keys() - {"completed"}:
+                await asyncio.sleep(0.05)
+                counts = await server.counts()
+            return time.monotonic() - began
+
+        await seconds()
+        well = await seconds()
+        alone.suspend()
+        ill = await seconds()
+        before = process.memory_info().rss
+        ill = min(ill, await seconds())
+        assert ill < 1.5 * well + 0.5
+        assert (process.memory_info().rss - before) / 2**20 < 20
+        # The queue is full, and what finds no place there is counted: each job has two spans.
+        assert await dropped(server) > 2 * 6_000 - 1_000 - 3 * 512 - 1_000
+        began = time.monotonic()
+        assert await server.stop() == 0
+        assert time.monotonic() - began < 9
+        assert server.stderr.count("spans_not_exported") <= 1
+
+
+async def test_a_collector_that_is_away_is_said_once_and_no_job_waits(fleet: Serve) -> None:
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    server = await fleet(handlers=TRACED, **variables)
+    for _ in range(5):
+        await server.finished(await server.submit("says.context"))
+    assert await server.stop() == 0
+    assert server.stderr.count("spans_not_exported") == 1
+
+
+async def test_variables_stand_in_dotenv_too(
+    serve: Serve, behind: tuple[Collector, Sink], sink: Sink, workdir: Any
+) -> None:
+    lines = [f"{name}={value}" for name, value in behind[0].variables().items()]
+    (workdir / ".env").write_text("\n".join([*lines, "OTEL_SERVICE_NAME=from the file"]))
+    # The environment is stronger.
+    server = await serve("--data-dir", str(workdir / "data"), handlers=TRACED, OTEL_SERVICE_NAME="letters")
+    job = await server.finished(await server.submit("says.context.process"))
+    spans = await settled(sink, job["trace_id"], 4)
+    assert {span.resource["service.name"] for span in spans} == {"letters"}
+    assert await server.stop() == 0
