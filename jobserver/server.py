@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -57,6 +58,7 @@ from jobserver.telemetry.siblings import Siblings
 from jobserver.upkeep.expire import Expire
 from jobserver.upkeep.hear import Hear
 from jobserver.upkeep.heartbeat import Heartbeat
+from jobserver.upkeep.loop import Loop
 from jobserver.upkeep.promote import Promote
 from jobserver.upkeep.prune import Prune, Retention
 from jobserver.upkeep.pulse import Identity
@@ -286,6 +288,7 @@ class Server:
             )
         if self._socket is not None:
             await self._start_http(stack, self._socket)
+        self._push(stack)
         # Last of all, so that nothing which fails to start drops a claimed job.
         stack.push_async_callback(self.consumers.close)
         self.consumers.start()
@@ -501,6 +504,26 @@ class Server:
         stack.push_async_callback(self.finisher.batcher.close)
         self.submitter.batcher.start()
         stack.push_async_callback(self.submitter.close)
+
+    def _push(self, stack: AsyncExitStack) -> None:
+        """Begin to push metrics and logs, where that was asked for."""
+        otel = self.otel
+        if otel is None or (otel.metrics is None and otel.logs is None):
+            return
+        # Imported on use, as the SDK for traces is.
+        from jobserver.telemetry.pushing import LogPush, MetricsPush
+
+        version = jobserver.__version__
+        if otel.logs is not None:
+            logs = LogPush(otel, self.worker_id, version)
+            logging.getLogger().addHandler(logs)
+            stack.push_async_callback(logs.end)
+        if otel.metrics is not None:
+            push = MetricsPush(self.telemetry.metrics.registry, otel, self.worker_id, version)
+            loop = Loop("push metrics", push.interval_seconds, push.step)
+            stack.push_async_callback(push.close)
+            stack.push_async_callback(loop.close)
+            loop.start()
 
     async def _start_http(self, stack: AsyncExitStack, bound: socket.socket) -> None:
         app = build_app(

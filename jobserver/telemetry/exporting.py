@@ -1,6 +1,6 @@
-"""Finished spans on their way out: one bounded queue, one thread, and nobody who waits for either.
+"""What goes to a collector: bounded queues, a thread each, and nobody who waits for either.
 
-A collector that is slow or gone costs spans, which are counted, and never a job. Imported only where traces are on.
+A collector that is slow or gone costs spans, which are counted, and never a job. Imported only where one is in use.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, Protocol, TypeVar
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 
 from jobserver.telemetry.otel import Otel, Queueing
 
@@ -24,45 +25,57 @@ CLOSE_SECONDS: Final = 5.0
 # So often at the most a collector that takes nothing is worth a line.
 SAY_SECONDS: Final = 60.0
 
+Item = TypeVar("Item")
+Sent = TypeVar("Sent", contravariant=True)
 
-class SpanQueue(SpanProcessor):
-    """Owns the thread that exports. What finds no place, or is not taken, is counted by `on_dropped`.
+
+class Exporter(Protocol[Sent]):
+    """What the SDK's exporters have in common. `export` blocks, and answers with something named SUCCESS or not."""
+
+    def export(self, batch: Sequence[Sent], /) -> object: ...
+    def shutdown(self) -> object: ...
+
+
+class Outgoing(Generic[Item]):
+    """Owns a queue and the thread that exports. What finds no place, or is not taken, is counted by `on_dropped`.
 
     Not the SDK's own: that one neither counts what it drops nor lets a stop limit its last export, and a drop costs
-    it a log record.
+    it a log record. `on_refused` hears once a minute that a batch was not taken, and why.
     """
 
-    def __init__(self, exporter: SpanExporter, queueing: Queueing) -> None:
+    def __init__(
+        self, name: str, exporter: Exporter[Item], queueing: Queueing, on_refused: Callable[[int, str], None]
+    ) -> None:
         self.on_dropped: Callable[[int], None] = _nobody
+        self._name = name
         self._exporter = exporter
         self._queueing = queueing
-        self._waiting: deque[ReadableSpan] = deque()
+        self._on_refused = on_refused
+        self._waiting: deque[Item] = deque()
         self._arrived = threading.Event()
         self._closing = False
         self._flushing = threading.Lock()
         self._failing = Seldom()
-        self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def on_end(self, span: ReadableSpan) -> None:
-        """Queue a finished span; from any thread, and without waiting."""
-        if span.context is None or not span.context.trace_flags.sampled:
-            return
+    def put(self, item: Item) -> None:
+        """From any thread, and without waiting."""
         if len(self._waiting) >= self._queueing.most_waiting or self._closing:
             self.on_dropped(1)
             return
-        self._waiting.append(span)
+        self._waiting.append(item)
         if len(self._waiting) == self._queueing.most_at_once:
             self._arrived.set()
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Export what waits now. Blocks: for tests and for handlers that ask for it."""
-        until = time.monotonic() + timeout_millis / 1_000
-        if not self._flushing.acquire(timeout=max(0.0, timeout_millis / 1_000)):
+    def flush(self, *, within_seconds: float) -> bool:
+        """Export what waits now, and wait for it. Whether all went out."""
+        until = time.monotonic() + within_seconds
+        if not self._flushing.acquire(timeout=max(0.0, within_seconds)):
             return False
         try:
             while self._waiting and time.monotonic() < until:
@@ -70,9 +83,6 @@ class SpanQueue(SpanProcessor):
             return not self._waiting
         finally:
             self._flushing.release()
-
-    def shutdown(self) -> None:
-        self.close()
 
     def close(self, *, within_seconds: float = CLOSE_SECONDS) -> None:
         """Export what waits, as far as the time goes. What is left is dropped."""
@@ -87,7 +97,7 @@ class SpanQueue(SpanProcessor):
             self.on_dropped(left)
         if self._thread.is_alive():
             # An export under way may take as long as its own time limit: its connection is closed under it.
-            threading.Thread(target=self._exporter.shutdown, name="spans end", daemon=True).start()
+            threading.Thread(target=self._exporter.shutdown, name=f"{self._name} end", daemon=True).start()
         else:
             self._exporter.shutdown()
 
@@ -108,22 +118,58 @@ class SpanQueue(SpanProcessor):
                 self._export()
 
     def _export(self) -> None:
-        batch: list[ReadableSpan] = []
+        batch: list[Item] = []
         while self._waiting and len(batch) < self._queueing.most_at_once:
             batch.append(self._waiting.popleft())
         if not batch:
             return
+        why: str | None = None
         try:
-            taken = self._exporter.export(batch) is SpanExportResult.SUCCESS
+            if not succeeded(self._exporter.export(batch)):
+                why = "the collector took none"
         except Exception as error:
-            taken = False
-            if self._failing.may_speak():
-                logger.warning("spans_not_exported", extra={"spans": len(batch), "error": str(error)})
-        else:
-            if not taken and self._failing.may_speak():
-                logger.warning("spans_not_exported", extra={"spans": len(batch), "error": "the collector took none"})
-        if not taken:
+            why = str(error) or type(error).__name__
+        if why is not None:
             self.on_dropped(len(batch))
+            if self._failing.may_speak():
+                self._on_refused(len(batch), why)
+
+
+class SpanQueue(SpanProcessor):
+    """Finished spans on their way out."""
+
+    def __init__(self, exporter: SpanExporter, queueing: Queueing) -> None:
+        self._outgoing: Outgoing[ReadableSpan] = Outgoing("spans", exporter, queueing, _spans_refused)
+
+    @property
+    def waiting(self) -> int:
+        return self._outgoing.waiting
+
+    def count_dropped(self, count: Callable[[int], None]) -> None:
+        self._outgoing.on_dropped = count
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._outgoing.put(span)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Blocks: for handlers that ask for it."""
+        return self._outgoing.flush(within_seconds=timeout_millis / 1_000)
+
+    def shutdown(self) -> None:
+        self.close()
+
+    def close(self, *, within_seconds: float = CLOSE_SECONDS) -> None:
+        self._outgoing.close(within_seconds=within_seconds)
+
+
+def _spans_refused(count: int, why: str) -> None:
+    logger.warning("spans_not_exported", extra={"spans": count, "error": why})
+
+
+def succeeded(result: object) -> bool:
+    """Whether one of the SDK's results, of which each signal has its own, says so."""
+    return getattr(result, "name", "") == "SUCCESS"
 
 
 class Seldom(logging.Filter):
@@ -142,6 +188,11 @@ class Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return self.may_speak()
+
+
+def resource_of(otel: Otel, instance: str, version: str) -> Resource:
+    """Who says it. What is given here wins over the variables, which the SDK reads beside."""
+    return Resource.create({"service.name": otel.service, "service.version": version, "service.instance.id": instance})
 
 
 def span_exporter(otel: Otel) -> SpanExporter:

@@ -83,6 +83,20 @@ def _extra(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mutable
     return event
 
 
+def fields_of(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    """The event of a record, whoever logged it, and its fields: for those who send it elsewhere."""
+    if isinstance(record.msg, dict):
+        fields = {name: value for name, value in record.msg.items() if name not in {"event", "timestamp", "level"}}
+        fields.pop("logger", None)
+        return str(record.msg.get("event", "")), fields
+    job = CURRENT.get()
+    fields = {} if job is None else log_fields(job)
+    fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    if record.exc_info:
+        fields["exception"] = logging.Formatter().formatException(record.exc_info)
+    return bounded(record.getMessage(), MAX_TEXT), fields
+
+
 def _bound(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
         if isinstance(value, str) and len(value) > MAX_TEXT:

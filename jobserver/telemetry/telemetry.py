@@ -100,7 +100,7 @@ class Telemetry:
         # None: no traces, and whoever asks for them pays for the question alone.
         self.tracing = tracing
         if tracing is not None:
-            tracing.queue.on_dropped = self.metrics.spans_dropped.inc
+            tracing.queue.count_dropped(self.metrics.spans_dropped.inc)
         self._worker_id = worker_id
         self._log: Any = structlog.get_logger("jobserver.life")
         self._stdlib = logging.getLogger("jobserver.life")

@@ -21,7 +21,6 @@ from uuid import UUID
 
 import msgspec
 from opentelemetry.context import Context, attach
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import (
     Event,
     ReadableSpan,
@@ -50,7 +49,7 @@ from opentelemetry.trace import (
 from jobserver.errors import ConfigurationError
 from jobserver.job.attempt import CURRENT
 from jobserver.job.model import WAITING, AttemptRecord, Claimed, Ended, Job, JobError, Submission
-from jobserver.telemetry.exporting import SpanQueue, span_exporter
+from jobserver.telemetry.exporting import SpanQueue, resource_of, span_exporter
 from jobserver.telemetry.otel import Otel, Sampling
 
 MAX_LINKS: Final = 128
@@ -190,7 +189,7 @@ class Provider:
         """Raises ConfigurationError where the exporter does not take its variables."""
         try:
             exporter = span_exporter(otel)
-            resource = _resource(otel, instance, version)
+            resource = resource_of(otel, instance, version)
         except Exception as error:
             raise ConfigurationError(f"The OTEL_ variables are not understood: {error}.") from error
         self.queue = SpanQueue(exporter, otel.queueing)
@@ -691,12 +690,6 @@ def _call(system: str, name: str, error: str | None) -> Attributes:
     if error is not None:
         attributes["error.type"] = error
     return attributes
-
-
-def _resource(otel: Otel, instance: str, version: str) -> Resource:
-    # What is given here wins over the variables, which the SDK reads beside.
-    own = {"service.name": otel.service, "service.version": version}
-    return Resource.create({**own, "service.instance.id": instance})
 
 
 def _sampler(sampling: Sampling) -> Sampler:

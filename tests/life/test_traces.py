@@ -307,6 +307,45 @@ async def test_what_waits_is_exported_at_the_end(fleet: Serve, behind: tuple[Col
     assert len(await settled(sink, job["trace_id"], 4)) == 4
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+async def test_metrics_and_logs_are_pushed_when_asked_for(
+    fleet: Serve, behind: tuple[Collector, Sink], sink: Sink, protocol: str
+) -> None:
+    push = {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_LOGS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "200"}
+    server = await fleet(handlers=TRACED, **behind[0].variables(protocol), **push)
+    job = await server.finished(await server.submit("says.context"))
+
+    def pushed(name: str) -> Any:
+        return next((metric for metric in reversed(list(sink.metrics)) if metric.name == name), None)
+
+    def counted() -> Any:
+        found = pushed("jobserver_jobs_completed")
+        return found is not None and found.sum.data_points and found.sum.data_points[0]
+
+    point = await eventually(counted)
+    assert point.as_double == 1.0
+    assert {pair.key: pair.value.string_value for pair in point.attributes} == {
+        "type": "says.context",
+        "queue": "default",
+    }
+    ran = await eventually(lambda: (pushed("jobserver_attempt_duration_seconds") or [None]).histogram.data_points)
+    assert (ran[0].count, sum(ran[0].bucket_counts)) == (1, 1)
+    assert len(ran[0].bucket_counts) == len(ran[0].explicit_bounds) + 1
+    assert pushed("jobserver_build_info").gauge.data_points[0].as_double == 1.0
+    assert pushed("jobserver_consumers").gauge.data_points[0].as_double == 64.0
+
+    def said() -> Any:
+        return next((record for record in list(sink.logs) if record.body.string_value == "job_completed"), None)
+
+    record = await eventually(said)
+    assert (record.severity_text, record.trace_id.hex()) == ("INFO", job["trace_id"])
+    assert {pair.key: pair.value.string_value for pair in record.attributes}["job_id"] == job["id"]
+    assert await server.stop() == 0
+    # The last lines, and the last figures.
+    bodies = [record.body.string_value for record in sink.logs]
+    assert "server_draining" in bodies
+
+
 async def dropped(server: ServerProcess) -> float:
     """Spans that were counted as dropped."""
     page = (await server.http.get("/metrics")).text

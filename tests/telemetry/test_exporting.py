@@ -60,7 +60,7 @@ def exporter() -> Iterator[Exporter]:
 def counted(exporter: Exporter, queueing: Queueing) -> tuple[SpanQueue, list[int]]:
     queue = SpanQueue(exporter, queueing)
     dropped: list[int] = []
-    queue.on_dropped = dropped.append
+    queue.count_dropped(dropped.append)
     return queue, dropped
 
 
