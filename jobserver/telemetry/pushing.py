@@ -102,7 +102,7 @@ def metric_of(family: Family, started_ns: int, now_ns: int) -> Metric:
         points = _histogram_points(family.samples, started_ns, now_ns)
         return Metric(family.name, family.documentation, "", Histogram(points, AggregationTemporality.CUMULATIVE))
     samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-    numbers = [NumberDataPoint(dict(each.labels), started_ns, now_ns, each.value) for each in samples]
+    numbers = [NumberDataPoint(dict(each.labels), started_ns, now_ns, float(each.value)) for each in samples]
     if family.type == "counter":
         total = Sum(numbers, AggregationTemporality.CUMULATIVE, is_monotonic=True)
         return Metric(family.name, family.documentation, "", total)

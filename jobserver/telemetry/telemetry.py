@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -99,8 +100,9 @@ class Telemetry:
         self.metrics = Metrics(version)
         # None: no traces, and whoever asks for them pays for the question alone.
         self.tracing = tracing
+        self._dropping = threading.Lock()
         if tracing is not None:
-            tracing.queue.count_dropped(self.metrics.spans_dropped.inc)
+            tracing.queue.count_dropped(self._spans_dropped)
         self._worker_id = worker_id
         self._log: Any = structlog.get_logger("jobserver.life")
         self._stdlib = logging.getLogger("jobserver.life")
@@ -249,6 +251,11 @@ class Telemetry:
         size, duration = found
         size.observe(items)
         duration.observe(seconds)
+
+    def _spans_dropped(self, count: int) -> None:
+        # Said by any thread, unlike everything else here.
+        with self._dropping:
+            self.metrics.spans_dropped.of().value += count
 
     def batch(
         self,
