@@ -99,8 +99,10 @@ async def measured(on: Engines, wanted: Options) -> None:
     write("blackhole", wanted, figures, await on.versions())
     for share in SHARES:
         name = f"{round(share * 100)}_percent"
-        well, ill = (statistics.median(figures[f"{name}_{state}.per_second"]) for state in ("healthy", "blackholed"))
-        print(f"{name:16} {ill / well:6.2f} of the throughput with a healthy collector")
+        rates = [figures.get(f"{name}_{state}.per_second") for state in ("healthy", "blackholed")]
+        well, ill = (None if each is None else statistics.median(each) for each in rates)
+        if well is not None and ill is not None:
+            print(f"{name:16} {ill / well:6.2f} of the throughput with a healthy collector")
 
 
 def main() -> None:
