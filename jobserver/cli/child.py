@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jobserver.cli.orders import DRAIN, MAX_LINE, NOW, RETIRE, Told, decode_task, encode
-from jobserver.cli.serve import STOP_SIGNALS, Serving, import_from_here, leave_what_does_not_end, loop_factory, rows_of
+from jobserver.cli.serve import (
+    STOP_SIGNALS,
+    Serving,
+    import_from_here,
+    leave_what_does_not_end,
+    loop_factory,
+    rows_of,
+    server_of,
+)
 from jobserver.errors import ConfigurationError
 
 if TYPE_CHECKING:  # imported once it is known that a server is to be started
@@ -107,14 +115,14 @@ def run(arguments: list[str]) -> int:
     import_from_here()
     folder = Path(task.folder)
 
-    from jobserver.server import Place, Server
+    from jobserver.server import Place
     from jobserver.telemetry.logs import configure_logs
 
     settings = task.settings
     configure_logs(settings.log_format, settings.log_level)
     try:
         place = Place(number=number, processes=settings.processes, listener=listener, folder=folder)
-        child = Child(Server(settings, place=place), control)
+        child = Child(server_of(settings, place), control)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(child.run())
             if child.orphaned:

@@ -20,7 +20,8 @@ from jobserver.cli.output import printable
 from jobserver.errors import ConfigurationError, Unavailable
 
 if TYPE_CHECKING:  # the server is imported when one is started: --help need not wait for it
-    from jobserver.server import Facts, Server
+    from jobserver.server import Facts, Place, Server
+    from jobserver.settings import Settings
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 # Allocations between collections of the youngest, and of those above: measured, not guessed.
@@ -50,26 +51,34 @@ def serve(**values: Any) -> int:
     settings = settings_from({**values, "log_format": asked or ("console" if sys.stderr.isatty() else "json")})
     # Where JSON was asked for, `server_started` says the banner's facts to machines.
     with_banner = asked != "json"
+    # Before any other process is started: its environment is this one's.
+    adopt_otel(click.get_current_context().find_root().obj or {})
     if settings.processes > 1:
         from jobserver.cli.parent import run_processes
 
         return run_processes(settings, with_banner=with_banner)
     import_from_here()
 
-    from jobserver.server import Server
     from jobserver.telemetry.logs import configure_logs
-    from jobserver.telemetry.otel import read_otel
 
     configure_logs(settings.log_format, settings.log_level)
-    adopt_otel(click.get_current_context().find_root().obj or {})
     # Before there is a loop: modules of users may run one of their own while they are imported.
-    server = Server(settings, otel=read_otel(os.environ))
-    if server.tracing is not None:
-        server.tracing.provider.make_global()
+    server = server_of(settings)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(Serving(server, on_started=_show if with_banner else lambda facts: None).run())
         runner.run(leave_what_does_not_end())
     return 0
+
+
+def server_of(settings: Settings, place: Place | None = None) -> Server:
+    """The one server of this process, with the traces that its environment asks for. Raises ConfigurationError."""
+    from jobserver.server import Server
+    from jobserver.telemetry.otel import read_otel
+
+    server = Server(settings, place=place, otel=read_otel(os.environ))
+    if server.tracing is not None:
+        server.tracing.provider.make_global()
+    return server
 
 
 def import_from_here() -> None:
