@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Final, Generic, Protocol, TypeVar
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
@@ -17,6 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 
+from jobserver.telemetry.encoding import encode_spans
 from jobserver.telemetry.otel import Otel, Queueing
 
 logger = logging.getLogger(__name__)
@@ -202,14 +204,22 @@ def span_exporter(otel: Otel) -> SpanExporter:
     # Imported on use: gRPC takes more than a second, and the other needs none of it.
     if otel.protocols.get("TRACES") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc import exporter as grpc_exporter
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc_traces
 
         quiet(grpc_exporter.__name__)
-        return GrpcExporter()
-    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http_exporter
+        _encode_fast(grpc_traces)
+        return grpc_traces.OTLPSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http_traces
 
-    quiet(http_exporter.__name__)
-    return http_exporter.OTLPSpanExporter()
+    quiet(http_traces.__name__)
+    _encode_fast(http_traces)
+    return http_traces.OTLPSpanExporter()
+
+
+def _encode_fast(traces: ModuleType) -> None:
+    """The SDK offers no other way in; an exporter that asks for no such name encodes by itself."""
+    if hasattr(traces, "encode_spans"):
+        vars(traces)["encode_spans"] = encode_spans
 
 
 def quiet(name: str) -> None:
