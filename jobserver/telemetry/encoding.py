@@ -23,10 +23,13 @@ _LOCAL, _REMOTE = struct.pack("<I", 0x100), struct.pack("<I", 0x300)
 _TIMES: Final = struct.Struct("<cQcQ")
 _SMALL: Final = tuple(bytes([number]) for number in range(128))
 _MOST_NAMES: Final = 4_096
+_MOST_TEXTS: Final = 4_096
+_MOST_CHARACTERS: Final = 64
 _NO_STATUS: Final = b"\x7a\x00"
 
-# Of attributes: their names, encoded. They come again and again.
+# Names of attributes, encoded, and names with short texts: types, queues and statements come again and again.
 _names: dict[str, bytes] = {}
+_texts: dict[tuple[str, str], bytes] = {}
 
 
 def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
@@ -54,7 +57,8 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         )
         for resource, scopes in by_resource.values()
     ]
-    return ExportTraceServiceRequest.FromString(b"".join(whole))
+    request: ExportTraceServiceRequest = ExportTraceServiceRequest.FromString(b"".join(whole))
+    return request
 
 
 def _span(span: ReadableSpan) -> bytes:
@@ -144,21 +148,31 @@ def _scope(scope: InstrumentationScope | None) -> bytes:
 def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
     if not attributes:
         return b""
-    parts = []
+    pairs = []
     for name, value in attributes.items():
-        key = _names.get(name)
-        if key is None:
-            key = _name(name)
-        encoded = _value(value)
-        parts.append(_sized(tag, key + _sized(b"\x12", encoded)))
-    return b"".join(parts)
+        if type(value) is str:
+            pairs.append(_texts.get((name, value)) or _text_pair(name, value))
+        else:
+            pairs.append(_pair(name, _value(value)))
+    return tag + tag.join(pairs)
 
 
-def _name(name: str) -> bytes:
-    key = _text(b"\x0a", name)
-    if len(_names) < _MOST_NAMES:
-        _names[name] = key
-    return key
+def _text_pair(name: str, value: str) -> bytes:
+    pair = _pair(name, _value(value))
+    if len(value) <= _MOST_CHARACTERS:
+        if len(_texts) >= _MOST_TEXTS:
+            _texts.clear()
+        _texts[name, value] = pair
+    return pair
+
+
+def _pair(name: str, value: bytes) -> bytes:
+    key = _names.get(name)
+    if key is None:
+        key = _text(b"\x0a", name)
+        if len(_names) < _MOST_NAMES:
+            _names[name] = key
+    return _sized(b"", key + _sized(b"\x12", value))
 
 
 def _value(value: Any) -> bytes:

@@ -12,10 +12,11 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, Final, Protocol, Self, TypeVar
 from uuid import UUID
 
@@ -32,6 +33,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
+    INVALID_SPAN,
     INVALID_SPAN_CONTEXT,
     Link,
     NonRecordingSpan,
@@ -45,6 +47,7 @@ from opentelemetry.trace import (
     set_span_in_context,
     set_tracer_provider,
 )
+from opentelemetry.trace import Span as AnySpan
 
 from jobserver.errors import ConfigurationError
 from jobserver.job.attempt import CURRENT
@@ -148,6 +151,8 @@ class Work:
         self.calls: list[tuple[str, str, int, int, str | None]] = []
 
 
+# Held for as long as it takes to make a span of the SDK's: a handler may touch its own from several threads.
+_TOUCHING: Final = threading.Lock()
 _WORK: Final[ContextVar[Work | None]] = ContextVar("jobserver_traced_work", default=None)
 
 
@@ -220,6 +225,75 @@ class Provider:
         set_tracer_provider(self.of_handlers)
 
 
+class AttemptSpan(AnySpan):
+    """The span of an attempt under way. One that its handler touches becomes the SDK's, with its checks and bounds.
+
+    The others are made at their end, whole, at a fraction of the cost.
+    """
+
+    def __init__(self, tracing: Tracing, job: Claimed) -> None:
+        self.job = job
+        self.start_ns = time.time_ns()
+        self._tracing = tracing
+        self._context: SpanContext | None = None
+        self._touched: Span | None = None
+        self._over = False
+
+    def close(self) -> Span | None:
+        """It has ended: the SDK's span, if it became one, to be ended by the caller."""
+        with _TOUCHING:
+            self._over = True
+            return self._touched
+
+    def get_span_context(self) -> SpanContext:
+        if self._context is None:
+            created = _read(self.job)
+            span_id = attempt_span_id(self.job.id, self.job.fence)
+            self._context = TraceContext(created.trace_id, span_id, created.flags, created.state).of_sdk()
+        return self._context
+
+    def is_recording(self) -> bool:
+        return not self._over and (self._touched is None or self._touched.is_recording())
+
+    def end(self, end_time: int | None = None) -> None:
+        self._of_sdk().end(end_time)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        self._of_sdk().set_attributes(attributes)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self._of_sdk().set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        self._of_sdk().add_event(name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
+        self._of_sdk().add_link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        self._of_sdk().update_name(name)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        self._of_sdk().set_status(status, description)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Mapping[str, Any] | None = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        self._of_sdk().record_exception(exception, attributes, timestamp, escaped)
+
+    def _of_sdk(self) -> AnySpan:
+        with _TOUCHING:
+            if self._touched is None:
+                if self._over:
+                    return INVALID_SPAN
+                self._touched = self._tracing.begin_attempt(self.job, self.start_ns)
+            return self._touched
+
+
 class Tracing:
     """The spans of one server. Lives on its event loop; `history` tells the attempts of a job."""
 
@@ -232,7 +306,7 @@ class Tracing:
         self._parent_based = otel.sampling.parent_based
         self._bound = otel.sampling.bound
         self._scope = InstrumentationScope(SYSTEM, version)
-        self._live: dict[tuple[UUID, int], Span] = {}
+        self._live: dict[tuple[UUID, int], AttemptSpan] = {}
         self._looking: dict[tuple[UUID, int], asyncio.Task[None]] = {}
         self._sending: dict[UUID, str] = {}
         self._no_span = set_span_in_context(_Unsampled(), Context())
@@ -398,10 +472,10 @@ class Tracing:
     def _end_batch(
         self, work: Work, operation: str, kind: str, contexts: Iterable[str | None], count: int, error: str | None
     ) -> None:
+        sampled = (context for context in contexts if context is not None and context[54] in _ODD)
         links = [
-            Link(TraceContext.read(context).of_sdk(remote=True))
-            for context in contexts
-            if context is not None and context[54] in _ODD
+            Link(SpanContext(int(context[3:35], 16), int(context[36:52], 16), True, _SAMPLED))
+            for context in islice(sampled, MAX_LINKS)
         ]
         if not links:
             return
@@ -414,7 +488,7 @@ class Tracing:
         }
         if error is not None:
             attributes["error.type"] = error
-        self._end(work, operation, SpanKind.CLIENT, attributes, links=links[:MAX_LINKS], bad=error is not None)
+        self._end(work, operation, SpanKind.CLIENT, attributes, links=links, bad=error is not None)
 
     # Attempts.
 
@@ -428,26 +502,31 @@ class Tracing:
         """A job is ours: its attempt has a span from now on."""
         if job.trace_context is None or job.trace_context[54] not in _ODD:
             return
-        created = TraceContext.read(job.trace_context)
-        self.provider.ids.announce(attempt_span_id(job.id, job.fence))
         key = (job.id, job.fence)
+        span = self._live[key] = AttemptSpan(self, job)
+        if job.fence > 1 and not _follows(job) and self.history is not None and len(self._looking) < MAX_LOOKING:
+            task = asyncio.create_task(self._look_back(job, span), name=f"history of {job.id}")
+            self._looking[key] = task
+            task.add_done_callback(lambda _: self._looking.pop(key, None))
+
+    def begin_attempt(self, job: Claimed, start_ns: int) -> Span:
+        """The span of an attempt as the SDK has it. From any thread."""
+        created = _read(job)
+        self.provider.ids.announce(attempt_span_id(job.id, job.fence))
         span = self.provider.tracer_of_attempts.start_span(
             f"process {job.queue}",
             set_span_in_context(NonRecordingSpan(created.of_sdk(remote=True)), Context()),
             SpanKind.CONSUMER,
             self._of_attempt(job, self._worker_id),
             self._previous(job, created),
+            start_ns,
         )
         assert isinstance(span, Span)
-        waited = max(0.0, (job.started_at - job.due_at).total_seconds())
-        span.add_event("queue wait", {"jobserver.wait.seconds": waited, "jobserver.job.due_at": _iso(job.due_at)})
-        self._live[key] = span
-        if job.fence > 1 and not _follows(job) and self.history is not None and len(self._looking) < MAX_LOOKING:
-            task = asyncio.create_task(self._look_back(job, created, span), name=f"history of {job.id}")
-            self._looking[key] = task
-            task.add_done_callback(lambda _: self._looking.pop(key, None))
+        wait = _wait(job, start_ns)
+        span.add_event(wait.name, wait.attributes, start_ns)
+        return span
 
-    def enter(self, job: Claimed) -> Span | None:
+    def enter(self, job: Claimed) -> AttemptSpan | None:
         """Make the attempt's span the current one of this task. None: it is not recorded."""
         span = self._live.get((job.id, job.fence)) if is_sampled(job.trace_context) else None
         attach(self._no_span if span is None else set_span_in_context(span, Context()))
@@ -464,17 +543,37 @@ class Tracing:
         if span is None:
             return
         attributes, events, status = _end_of(moved, ended, error)
-        span.set_attributes(attributes)
-        for event in events:
-            span.add_event(event.name, event.attributes, event.timestamp)
-        span.set_status(status)
         end_ns = time.time_ns()
         looking = self._looking.get(key)
         if looking is None:
-            span.end(end_ns)
+            self._end_attempt(span, attributes, events, status, end_ns)
         else:
             # The link to the attempt before is on its way; the end is that of now all the same.
-            looking.add_done_callback(lambda _: span.end(end_ns))
+            looking.add_done_callback(lambda _: self._end_attempt(span, attributes, events, status, end_ns))
+
+    def _end_attempt(
+        self, span: AttemptSpan, attributes: Attributes, events: list[Event], status: Status, end_ns: int
+    ) -> None:
+        touched = span.close()
+        if touched is None:
+            job, created = span.job, _read(span.job)
+            self._finished(
+                f"process {job.queue}",
+                span.get_span_context(),
+                created.of_sdk(remote=True),
+                SpanKind.CONSUMER,
+                self._of_attempt(job, self._worker_id) | attributes,
+                (span.start_ns, end_ns),
+                links=self._previous(job, created),
+                events=[_wait(job, span.start_ns), *events],
+                status=status,
+            )
+            return
+        touched.set_attributes(attributes)
+        for event in events:
+            touched.add_event(event.name, event.attributes, event.timestamp)
+        touched.set_status(status)
+        touched.end(end_ns)
 
     def released(self, job: Claimed) -> None:
         """The job is not held any more. An attempt whose end was not ours to write is told by who wrote it."""
@@ -485,7 +584,7 @@ class Tracing:
         """The attempt of another process, which will not tell of it any more."""
         if job.trace_context is None or job.trace_context[54] not in _ODD:
             return
-        created = TraceContext.read(job.trace_context)
+        created = _read(job)
         if moved.status in WAITING:
             self._remember(job.id, job.trace_context)
         error = JobError("LeaseLost", f"the process {lost_by} did not end it")
@@ -537,7 +636,7 @@ class Tracing:
     def _previous(self, job: Claimed, created: TraceContext) -> list[Link]:
         return [_link(job, created, job.fence - 2)] if _follows(job) else []
 
-    async def _look_back(self, job: Claimed, created: TraceContext, span: Span) -> None:
+    async def _look_back(self, job: Claimed, span: AttemptSpan) -> None:
         """Snoozes, hand-backs and replays leave no count in the row: the history knows the attempt before."""
         assert self.history is not None
         try:
@@ -548,7 +647,7 @@ class Tracing:
         earlier = [record for record in records if record.fence < job.fence]
         if earlier:
             previous = max(earlier, key=lambda record: record.fence)
-            link = _link(job, created, previous.fence)
+            link = _link(job, _read(job), previous.fence)
             span.add_link(link.context, {"jobserver.job.outcome": previous.outcome})
             if previous.outcome in {Ended.COMPLETED, Ended.FAILED, Ended.CANCELED} or previous.fence < job.fence - 2:
                 span.add_event("replayed")
@@ -626,7 +725,7 @@ class Tracing:
         status: Status = _UNSET,
     ) -> None:
         start_ns, end_ns = times_ns
-        self.provider.processor.on_end(
+        self.queue.on_end(
             ReadableSpan(
                 name=name,
                 context=context,
@@ -642,6 +741,17 @@ class Tracing:
                 instrumentation_scope=self._scope,
             )
         )
+
+
+def _read(job: Claimed) -> TraceContext:
+    """The creation of a job that has one."""
+    assert job.trace_context is not None
+    return TraceContext.read(job.trace_context)
+
+
+def _wait(job: Claimed, at_ns: int) -> Event:
+    waited = max(0.0, (job.started_at - job.due_at).total_seconds())
+    return Event("queue wait", {"jobserver.wait.seconds": waited, "jobserver.job.due_at": _iso(job.due_at)}, at_ns)
 
 
 def _follows(job: Claimed) -> bool:
