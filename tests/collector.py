@@ -71,6 +71,8 @@ class Sink:
         self.spans: list[Span] = []
         self.metrics: list[Any] = []
         self.logs: list[Any] = []
+        # What each process has pushed last, by its instance and the metric's name.
+        self.latest: dict[str, dict[str, Any]] = {}
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -101,7 +103,10 @@ class Sink:
             self.spans += _spans(ExportTraceServiceRequest.FromString(body))
         elif path == "/v1/metrics":
             for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                self.metrics += [metric for scope in resource.scope_metrics for metric in scope.metrics]
+                metrics = [metric for scope in resource.scope_metrics for metric in scope.metrics]
+                self.metrics += metrics
+                instance = _attributes(resource.resource.attributes)["service.instance.id"]
+                self.latest.setdefault(instance, {}).update({metric.name: metric for metric in metrics})
         elif path == "/v1/logs":
             for logs in ExportLogsServiceRequest.FromString(body).resource_logs:
                 self.logs += [record for scope in logs.scope_logs for record in scope.log_records]

@@ -84,7 +84,7 @@ def _span(span: ReadableSpan) -> bytes:
     )
     parts += [_sized(b"\x5a", _event(event)) for event in span.events]
     parts.append(_count(b"\x60", span.dropped_events))
-    parts += [_sized(b"\x6a", _link(link)) for link in span.links]
+    parts += [_link(link) for link in span.links]
     parts += (
         _count(b"\x70", span.dropped_links),
         _status(span.status),
@@ -109,18 +109,13 @@ def _event(event: Event) -> bytes:
 
 def _link(link: Link) -> bytes:
     context = link.context
-    return b"".join(
-        (
-            b"\x0a\x10",
-            context.trace_id.to_bytes(16, "big"),
-            b"\x12\x08",
-            context.span_id.to_bytes(8, "big"),
-            _attributes(b"\x22", link.attributes),
-            _count(b"\x28", link.dropped_attributes),
-            b"\x35",
-            _remote(context),
-        )
-    )
+    ids = b"\x0a\x10%b\x12\x08%b" % (context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big"))
+    flags = _REMOTE if context.is_remote else _LOCAL
+    if link.attributes is None:
+        # As nearly all are.
+        return b"\x6a\x21%b\x35%b" % (ids, flags)
+    said = _attributes(b"\x22", link.attributes) + _count(b"\x28", link.dropped_attributes)
+    return _sized(b"\x6a", b"%b%b\x35%b" % (ids, said, flags))
 
 
 def _status(status: Status | None) -> bytes:

@@ -233,6 +233,7 @@ class AttemptSpan(AnySpan):
 
     def __init__(self, tracing: Tracing, job: Claimed) -> None:
         self.job = job
+        self.created = _read(job)
         self.start_ns = time.time_ns()
         self._tracing = tracing
         self._context: SpanContext | None = None
@@ -247,7 +248,7 @@ class AttemptSpan(AnySpan):
 
     def get_span_context(self) -> SpanContext:
         if self._context is None:
-            created = _read(self.job)
+            created = self.created
             span_id = attempt_span_id(self.job.id, self.job.fence)
             self._context = TraceContext(created.trace_id, span_id, created.flags, created.state).of_sdk()
         return self._context
@@ -556,13 +557,13 @@ class Tracing:
     ) -> None:
         touched = span.close()
         if touched is None:
-            job, created = span.job, _read(span.job)
+            job, created = span.job, span.created
             self._finished(
                 f"process {job.queue}",
                 span.get_span_context(),
                 created.of_sdk(remote=True),
                 SpanKind.CONSUMER,
-                self._of_attempt(job, self._worker_id) | attributes,
+                {**self._of_attempt(job, self._worker_id), **attributes},
                 (span.start_ns, end_ns),
                 links=self._previous(job, created),
                 events=[_wait(job, span.start_ns), *events],
@@ -622,7 +623,11 @@ class Tracing:
         self._end(work, f"{verb} {job.queue}", SpanKind.INTERNAL, attributes, links=links, remote=True)
 
     def _of_attempt(self, job: Claimed, worker_id: str) -> Attributes:
-        return _messaging("process", "process", job.queue) | {
+        return {
+            "messaging.system": SYSTEM,
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": job.queue,
             "messaging.message.id": str(job.id),
             "messaging.message.body.size": len(job.payload),
             "messaging.client.id": worker_id,

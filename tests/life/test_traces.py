@@ -7,8 +7,10 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import psutil  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
@@ -36,7 +38,7 @@ def behind() -> Iterator[tuple[Collector, Sink]]:
 
 @pytest.fixture
 def sink(behind: tuple[Collector, Sink]) -> Sink:
-    for kept in (behind[1].spans, behind[1].metrics, behind[1].logs):
+    for kept in (behind[1].spans, behind[1].metrics, behind[1].logs, behind[1].latest):
         kept.clear()
     return behind[1]
 
@@ -411,3 +413,45 @@ async def test_variables_stand_in_dotenv_too(
     spans = await settled(sink, job["trace_id"], 4)
     assert {span.resource["service.name"] for span in spans} == {"letters"}
     assert await server.stop() == 0
+
+
+async def test_each_process_behind_a_port_tells_of_its_own_work(
+    fleet: Serve, behind: tuple[Collector, Sink], sink: Sink, workdir: Path
+) -> None:
+    # Nothing is sent before the end: each process has to export what waits when it stops.
+    asked = {
+        **behind[0].variables(),
+        "OTEL_BSP_SCHEDULE_DELAY": "60000",
+        "OTEL_METRICS_EXPORTER": "otlp",
+    }
+    (workdir / ".env").write_text("\n".join(f"{name}={value}" for name, value in asked.items()))
+    server = await fleet("--processes", "2", "--workers", "4", handlers=TRACED)
+    processes = {worker["id"] for worker in (await server.get("/workers"))["items"]}
+    assert len(processes) == 2
+
+    async def submit() -> str:
+        # Over a connection of its own: either process may take it.
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+            job_id: str = (await client.post("/jobs", json={"type": "says.context"})).json()["id"]
+            return job_id
+
+    jobs = await server.all_finished(await asyncio.gather(*(submit() for _ in range(40))))
+    assert await server.stop() == 0
+    for job in jobs:
+        spans = await settled(sink, job["trace_id"], 4)
+        assert tree(spans, None) == [
+            "POST /jobs SERVER UNSET",
+            "  create default PRODUCER UNSET",
+            "    process default CONSUMER UNSET",
+            "      work INTERNAL UNSET",
+        ]
+    # 2 ** -39 that one process took all requests.
+    assert {span.resource["service.instance.id"] for span in sink.named("POST /jobs")} == processes
+    assert {span.resource["service.instance.id"] for span in sink.spans} == processes
+
+    def pushed() -> bool:
+        return sink.latest.keys() == processes
+
+    await eventually(pushed)
+    created = [sink.latest[each]["jobserver_jobs_created"].sum.data_points for each in processes]
+    assert sum(point.as_double for points in created for point in points) == len(jobs)
