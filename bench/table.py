@@ -2,7 +2,7 @@
 
     python -m bench.table [FOLDER]
 
-Reads what there is of throughput, latency, ceilings, scale, ablations and peers; the same results give the same bytes.
+Reads what there is of throughput, latency, ceilings, scale, soak, ablations and peers; the same results give the same bytes.
 """
 
 from __future__ import annotations
@@ -124,6 +124,12 @@ HEADLINES: Final = (
         ("idle.completed_p50_ms", "idle.completed_p99_ms"),
         "p50 {:.1f} ms, p99 {:.1f} ms",
     ),
+    Row(
+        "ten minutes at a steady rate: jobs, resident memory after a minute and at the end",
+        "soak",
+        ("soak.jobs", "soak.rss_warm_mib", "soak.rss_end_mib"),
+        "{:,.0f} jobs, {:.0f} and {:.0f} MiB",
+    ),
 )
 
 SHARES: Final = (25, 50, 75)
@@ -164,7 +170,12 @@ LEVERS: Final = {
     "uvloop": "asyncio's event loop",
     "httptools": "h11",
     "collector": "Python's collector as it comes",
+    "sql_claim": "no claim in SQL (and so no fence: only to know its price)",
     "info_logs": "logs at `info`",
+    "traces_0_percent": "traces on, 0 % recorded",
+    "traces_1_percent": "traces, 1 % recorded",
+    "traces_10_percent": "traces, 10 % recorded",
+    "traces_100_percent": "traces, 100 % recorded",
 }
 PEER_COLUMNS: Final = {
     "submit_per_second": ("submit, one by one", "{:,.0f}/s"),
@@ -450,7 +461,7 @@ SECTIONS: Final[dict[str, Callable[[Results], str]]] = {
 
 def read(folder: Path) -> Results:
     """The results that are there."""
-    names = ("throughput", "latency", "ceilings", "scale", "ablations", "peers")
+    names = ("throughput", "latency", "ceilings", "scale", "soak", "ablations", "peers")
     files = {name: folder / f"{name}.json" for name in names}
     return {name: msgspec.json.decode(file.read_bytes(), type=Result) for name, file in files.items() if file.exists()}
 
