@@ -2,7 +2,8 @@
 
     python -m bench.table [FOLDER]
 
-Reads what there is of throughput, latency, ceilings, scale, soak, ablations and peers; the same results give the same bytes.
+Reads what there is of throughput, latency, ceilings, scale, soak, ablations and peers; the same results give the same
+bytes.
 """
 
 from __future__ import annotations
