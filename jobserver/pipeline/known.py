@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-import jsonschema
+import jsonschema_rs
 import msgspec
 
 from jobserver.errors import Invalid
@@ -17,6 +18,8 @@ from jobserver.job.handlers import Handlers
 from jobserver.job.model import Priority, TypeInfo
 from jobserver.job.times import EPOCH
 from jobserver.store.jobs import JobStore
+
+logger = logging.getLogger(__name__)
 
 MAX_QUEUES: Final = 1_000
 # A registration has the time of its statement and is seen from its commit on: look back further than one takes.
@@ -129,7 +132,12 @@ def _registered(handler: Any, max_retries: int, timeout_seconds: float) -> TypeI
 
 
 def _schema_check(schema: dict[str, Any]) -> Callable[[bytes], object]:
-    validator = jsonschema.Draft202012Validator(schema)
+    try:
+        validator = jsonschema_rs.Draft202012Validator(schema, retriever=_refuse)
+    except ValueError:
+        # A schema that only the library of its own process can read: the worker checks again, before it runs a job.
+        logger.warning("schema_unreadable", extra={"title": str(schema.get("title"))[:100]})
+        return msgspec.json.decode
     takes_arguments = schema.get("type") == "object"
 
     def check(payload: bytes) -> None:
@@ -138,7 +146,12 @@ def _schema_check(schema: dict[str, Any]) -> Callable[[bytes], object]:
             value = {}  # null means "no arguments"
         error = next(iter(validator.iter_errors(value)), None)
         if error is not None:
-            path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
+            path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
             raise Invalid(f"$.payload{path}", error.message[:500])
 
     return check
+
+
+def _refuse(uri: str) -> Any:
+    """A schema fetches nothing."""
+    raise ValueError(f"{uri} is elsewhere")

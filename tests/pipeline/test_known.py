@@ -139,6 +139,32 @@ def counted_looks(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> list[obje
     return looks
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "https://example.com/schema"},
+        {"properties": {"to": {"pattern": "(?<=a+)b("}}},
+        {"type": "no such type"},
+    ],
+    ids=["elsewhere", "pattern", "type"],
+)
+async def test_a_schema_that_cannot_be_read_checks_nothing_and_fetches_nothing(
+    store: JobStore, schema: dict[str, object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def asked(*_: object) -> None:
+        raise AssertionError("something was looked up")
+
+    monkeypatch.setattr("socket.getaddrinfo", asked)
+    await store.register_types([msgspec.structs.replace(types(store, mail).own["email.send"], schema=schema)])
+    api = types(store)
+    assert await api.find("email.send") is not None
+    api.check("email.send", b'{"to": 1}')
+    assert "schema_unreadable" in caplog.messages
+    # It is still JSON.
+    with pytest.raises(msgspec.DecodeError):
+        api.check("email.send", b"{")
+
+
 async def test_those_who_ask_for_unknown_types_at_once_share_a_look(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
