@@ -242,7 +242,7 @@ class Consumers:
 
     async def _fetch(self) -> None:
         while not self._draining.is_set():
-            if self._room() <= 0 or self._ending > self._most_ending:
+            if self.room <= 0 or self._ending > self._most_ending:
                 self._freed.clear()
                 await self._freed.wait()
                 continue
@@ -267,7 +267,7 @@ class Consumers:
         self._turn += 1
         # Two batches take turns: of long jobs by halves of the consumers, of short ones ahead of them.
         batch = self._options.workers if self._are_short() else (self._options.workers + 1) // 2
-        count = min(self._room(), max(1, batch), _MAX_FETCH)
+        count = min(self.room, max(1, batch), _MAX_FETCH)
         worker_id = self._options.worker_id
         fetched = await self._stream.fetch(streams, worker_id, count)
         if not fetched.deliveries and not fetched.made_group:
@@ -277,13 +277,14 @@ class Consumers:
             self.on_wiped()
         self.fetched += len(fetched.deliveries)
         # A blocked read counts by stream: of many streams it may bring more than there are consumers free.
-        room = max(0, self._room())
+        room = max(0, self.room)
         self.take(fetched.deliveries[:room])
         for delivery in fetched.deliveries[room:]:
             self._return(delivery)
 
-    def _room(self) -> int:
-        """How many jobs may be claimed now."""
+    @property
+    def room(self) -> int:
+        """How many jobs may be claimed now; less than 1: none."""
         return self.free + (_AHEAD * self._options.workers if self._are_short() else 0)
 
     def _are_short(self) -> bool:

@@ -172,8 +172,8 @@ class Reclaim:
 
     async def _take_over(self, stream: Stream, consumers: Consumers) -> None:
         """One look at a stream's pending messages. The cursor is kept: from the start, old ones hide behind new."""
-        free = consumers.free
-        if free <= 0:
+        room = consumers.room
+        if room <= 0:
             return
         found, cursor = await self._stream.reclaim(
             stream,
@@ -181,7 +181,7 @@ class Reclaim:
             # Not before a lease is over: what runs is left to its owner.
             min_idle_ms=int(self._lease_seconds * 1000),
             cursor=self._cursors.get(stream, "0-0"),
-            count=min(free, 100),
+            count=min(room, 100),
         )
         self._cursors[stream] = cursor
         consumers.take(found)
