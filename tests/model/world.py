@@ -25,7 +25,7 @@ from jobserver.builtin import builtin_handlers
 from jobserver.job.model import Canceled, Delivery, Outcome, Priority, Progress, Returned, Status
 from jobserver.job.times import from_us, instant_us
 from jobserver.pipeline.consume import fetch_order
-from jobserver.pipeline.execute import Ended, Executor, ExecutorOptions
+from jobserver.pipeline.execute import Executor, ExecutorOptions
 from jobserver.pipeline.running import CancelReason, Running
 from jobserver.server import Engines, Server, open_engines
 from jobserver.settings import Settings
@@ -124,7 +124,11 @@ class Attempts(Executor):
         )
         self.open: dict[tuple[UUID, int], tuple[Running, asyncio.Future[Outcome]]] = {}
 
-    async def _outcome(self, running: Running, ended: Ended) -> Outcome:
+    def _wants_child(self, running: Running, handler: Any) -> bool:
+        """Not on the loop by itself: by way of `_outcome`."""
+        return True
+
+    async def _outcome(self, running: Running, handler: Any) -> Outcome:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.open[running.job.id, running.job.fence] = (running, future)
         return await future
@@ -226,7 +230,7 @@ class Worker:
             for (job_id, fence), (running, _) in list(self.attempts.open.items()):
                 if running.requested is CancelReason.LEASE_REFUSED:
                     self.attempts.end(job_id, fence, Returned(b'"too late"'))
-            return self.server.consumers.free + len(self.attempts.open) == SLOTS
+            return self.server.consumers._open == len(self.attempts.open)
 
         await eventually(at_rest, every=0.0005)
 
