@@ -33,7 +33,7 @@ from bench.peers.contenders import OURS, PEERS, Contender
 from bench.peers.environments import Environment, default_cache
 from bench.peers.run import Bout, PeerError, environments
 from bench.record import QUICK, RESULTS, Figures, Options, write
-from bench.served import Engines
+from bench.served import Engines, RealPair
 from tests.engines import EngineError, PostgresServer, RedisServer, find_postgres
 
 QUEUES: Final = tuple(peer for peer in PEERS if not peer.glue)
@@ -106,7 +106,9 @@ async def slay(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def _bout(contender: Contender, program: Environment, pair: object, folder: Path, variables: Mapping[str, str]) -> Bout:
+def _bout(
+    contender: Contender, program: Environment, pair: RealPair, folder: Path, variables: Mapping[str, str]
+) -> Bout:
     folder.mkdir()
     return Bout(contender, program, pair, folder, variables)
 
