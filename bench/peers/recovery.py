@@ -226,7 +226,8 @@ def main() -> None:
         wanted,
         figures,
         versions,
-        command=" ".join(["python -m bench.peers.recovery", *sys.argv[1:]]),
+        # Without the folders of this machine.
+        command=f"python -m bench.peers.recovery --runs {wanted.runs}{' --quick' if wanted.quick else ''}",
         limit_seconds=limit(wanted),
         peers={
             name: {
