@@ -2,8 +2,8 @@
 
     python -m bench.table [FOLDER]
 
-Reads what there is of throughput, latency, ceilings, scale, soak, ablations and peers; the same results give the same
-bytes.
+Reads what there is of throughput, latency, ceilings, scale, soak, ablations, peers and peer_recovery; the same results
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from bench.record import RESULTS
 NOTHING: Final = "–"
 
 
+class Peer(msgspec.Struct, frozen=True):
+    """What a peer's side says of it."""
+
+    recovery: str = ""
+    versions: dict[str, str] = {}
+
+
 class Result(msgspec.Struct, frozen=True):
     """What a table needs of a file of `bench.record`."""
 
@@ -33,6 +40,8 @@ class Result(msgspec.Struct, frozen=True):
     command: str
     quick: bool
     shares: dict[str, float] = {}
+    peers: dict[str, Peer] = {}
+    limit_seconds: float = 0.0
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -329,6 +338,25 @@ def peer_figures(medians: dict[str, float], leading: str) -> list[tuple[str, dic
     return sorted(found.items(), key=lambda each: (-each[1][leading], each[0]))
 
 
+def peer_recovery(results: Results) -> str:
+    """The fastest first; a run that came to its limit is said to have done so."""
+    if "peer_recovery" not in results:
+        return ""
+    found = results["peer_recovery"]
+
+    def shown(seconds: float) -> str:
+        return f"{seconds:.1f} s" if seconds < found.limit_seconds else f"not within {found.limit_seconds:g} s"
+
+    rows = []
+    for figure, median in sorted(found.medians.items(), key=lambda each: (each[1], each[0])):
+        name = figure.removesuffix(".seconds")
+        least, most = shown(min(found.runs[figure])), shown(max(found.runs[figure]))
+        said = found.peers[name].recovery if name in found.peers else NOTHING
+        spread = least if least == most else f"{least} .. {most}"
+        rows.append((f"**{name}**" if name == OURS else name, shown(median), spread, said))
+    return markdown(("kill -9 of a worker", "its job runs again after", "least .. most", "what finds it"), rows)
+
+
 # Plots.
 
 WIDTH: Final = 820
@@ -457,12 +485,13 @@ SECTIONS: Final[dict[str, Callable[[Results], str]]] = {
     "With much in the tables": scale,
     "What each lever is worth": ablations,
     "Beside its peers": peers,
+    "After kill -9, beside its peers": peer_recovery,
 }
 
 
 def read(folder: Path) -> Results:
     """The results that are there."""
-    names = ("throughput", "latency", "ceilings", "scale", "soak", "ablations", "peers")
+    names = ("throughput", "latency", "ceilings", "scale", "soak", "ablations", "peers", "peer_recovery")
     files = {name: folder / f"{name}.json" for name in names}
     return {name: msgspec.json.decode(file.read_bytes(), type=Result) for name, file in files.items() if file.exists()}
 

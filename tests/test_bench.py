@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
 import msgspec
+import psutil  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from bench import record, table
+from bench.peers import recovery
+from bench.peers.contenders import OURS, SIDES, Contender
 from bench.record import Options, Part
+from tests.engines import eventually
 
 
 def wanted(folder: Path, **changes: object) -> Options:
@@ -65,6 +75,71 @@ def test_ours_is_placed_among_the_peers_by_what_it_did_beside_them() -> None:
     ]
     shown = table.peers({"peers": result(medians)})
     assert "| **jobserver** | – | – | 350/s |" in shown
+
+
+def test_what_was_not_recovered_from_within_the_limit_is_said_so_and_comes_last() -> None:
+    runs = {"slow.seconds": [9.0, 180.0, 180.0], "jobserver.seconds": [3.0, 2.5, 4.0], "never.seconds": [180.0]}
+    medians = {name: statistics.median(values) for name, values in runs.items()}
+    said = {name: table.Peer(recovery=f"how {name} does") for name in ("slow", "jobserver", "never")}
+    found = msgspec.structs.replace(result(medians), runs=runs, peers=said, limit_seconds=180.0)
+    lines = table.peer_recovery({"peer_recovery": found}).splitlines()[2:]
+    assert lines == [
+        "| **jobserver** | 3.0 s | 2.5 s .. 4.0 s | how jobserver does |",
+        "| never | not within 180 s | not within 180 s | how never does |",
+        "| slow | not within 180 s | 9.0 s .. not within 180 s | how slow does |",
+    ]
+    assert recovery.table(runs, 180.0).splitlines()[0].split() == [
+        "jobserver",
+        "3.0",
+        "s",
+        "[3.0",
+        "s,",
+        "2.5",
+        "s,",
+        "4.0",
+        "s]",
+    ]
+
+
+@pytest.mark.parametrize("contender", [OURS, *recovery.QUEUES], ids=lambda each: each.name)
+def test_each_side_says_what_it_persists_and_how_it_recovers(contender: Contender) -> None:
+    assert contender.persists.endswith(".")
+    assert contender.recovery.endswith(".")
+    assert not any(word in contender.persists + contender.recovery for word in ("Persists:", "Recovery:", "Settings:"))
+
+
+def test_a_handler_holds_only_where_it_is_told_to() -> None:
+    """In a process of its own: a side is told by its environment."""
+    script = "import asyncio, protocol; asyncio.run(protocol.hold()); protocol.hold_thread(); print(protocol.RECOVERY)"
+    took: dict[str, float] = {}
+    for hold in ("", "0.3"):
+        began = time.monotonic()
+        told = {"BENCH_HOLD": hold, "BENCH_RECOVERY": "1"} if hold else {}
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={"PYTHONPATH": str(SIDES), **told},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        took[hold] = time.monotonic() - began
+        assert done.stdout.strip() == str(bool(hold))
+    assert took["0.3"] >= 0.6
+
+
+async def test_a_worker_is_killed_with_what_it_has_started() -> None:
+    script = "sleep 60 & echo $!; wait"
+    worker = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", script, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    assert worker.stdout is not None
+    child = int(await worker.stdout.readline())
+    await recovery.slay(worker)
+    assert worker.returncode == -signal.SIGKILL
+    await eventually(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    # Once more does nothing.
+    await recovery.slay(worker)
 
 
 @pytest.mark.parametrize("name", ["ablations", "ceilings"])

@@ -33,11 +33,19 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def persists(self) -> str:
         """Its side's word."""
+        return self._says("Persists", "what it persists")
+
+    @property
+    def recovery(self) -> str:
+        """What finds the job of a worker that was killed: its side's word."""
+        return self._says("Recovery", "how it recovers")
+
+    def _says(self, section: str, what: str) -> str:
         source = self.script.read_text(encoding="utf-8")
         text = source.partition("*/")[0] if self.node else ast.get_docstring(ast.parse(source)) or ""
-        found = re.search(r"^Persists: (.*?)(?=^Settings:|\Z)", text, re.MULTILINE | re.DOTALL)
+        found = re.search(rf"^{section}: (.*?)(?=^(?:Recovery|Settings): |\Z)", text, re.MULTILINE | re.DOTALL)
         if found is None:
-            raise ValueError(f"{self.script.name} does not say what it persists")
+            raise ValueError(f"{self.script.name} does not say {what}")
         return " ".join(found[1].split())
 
 

@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -74,7 +74,15 @@ class Prepared(msgspec.Struct, frozen=True):
 class Bout:
     """One contender on fresh engines: its commands and its processes."""
 
-    def __init__(self, contender: Contender, program: Environment, pair: RealPair, folder: Path) -> None:
+    def __init__(
+        self,
+        contender: Contender,
+        program: Environment,
+        pair: RealPair,
+        folder: Path,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self._variables: Final = variables or {}
         self._contender: Final = contender
         self._program: Final = program
         self._pair: Final = pair
@@ -140,13 +148,19 @@ class Bout:
             while True:
                 # Cheap to look at while all cores are busy.
                 if self.marks.stat().st_size >= jobs * MARK.size:
-                    starts: dict[int, float] = {}
-                    for at, number in MARK.iter_unpack(self.marks.read_bytes()):
-                        starts.setdefault(number, at)
+                    starts = self.starts()
                     if len(starts) >= jobs:
                         return sorted(starts.values())
                 self.check(process, "worker")
                 await asyncio.sleep(POLL_SECONDS)
+
+    def starts(self) -> dict[int, float]:
+        """When each job that has started did so first."""
+        starts: dict[int, float] = {}
+        data = self.marks.read_bytes()
+        for at, number in MARK.iter_unpack(data[: len(data) // MARK.size * MARK.size]):
+            starts.setdefault(number, at)
+        return starts
 
     async def completed(self, jobs: int, process: asyncio.subprocess.Process) -> float:
         """When so many rows were seen to say that they are completed."""
@@ -193,6 +207,7 @@ class Bout:
             "BENCH_CONCURRENCY": str(CONCURRENCY),
             "BENCH_PORT": str(self.port),
             **self._program.variables,
+            **self._variables,
         }
 
     def _log(self, role: str) -> BinaryIO:

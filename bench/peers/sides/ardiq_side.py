@@ -2,6 +2,7 @@
 
 Persists: to Redis only, as durable as that Redis is. A task is a key and a stream entry before `enqueue` returns and
 is acknowledged after its handler has ended; its result is kept for the default time.
+Recovery: a worker claims what was not renewed for 60 s (`idle_timeout_ms`, the default).
 Settings: the worker is run by `app.run`, as its documents offer, with logs at warning.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +23,7 @@ app = Ardiq(redis_url=protocol.REDIS_URL, concurrency=protocol.CONCURRENCY)
 @app.task()
 async def noop(n: int, text: str) -> None:
     protocol.mark(n)
+    await protocol.hold()
 
 
 class ArdiqSide(protocol.Side):
@@ -42,3 +45,6 @@ if __name__ == "__main__":
         asyncio.run(app.run())
     else:
         protocol.main(ArdiqSide())
+        # As its own command leaves: its threads may outlive the interpreter, and then end the process with a fault.
+        sys.stdout.flush()
+        os._exit(0)

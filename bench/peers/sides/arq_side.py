@@ -2,6 +2,8 @@
 
 Persists: to Redis only, as durable as that Redis is. A job is a key and a member of a sorted set before `enqueue_job`
 returns; it leaves both when its handler has ended; its result is kept for an hour (the default).
+Recovery: a job is free again when its in-progress key expires: 10 s after the longest `job_timeout`, which is 300 s
+(the default); a shorter one would end jobs that run for minutes.
 Settings: `poll_delay` stays 0.5 s, the default, which is what its latency shows; logs at warning; no bulk call.
 """
 
@@ -16,6 +18,7 @@ from arq.connections import ArqRedis, RedisSettings
 
 async def noop(ctx: dict[str, Any], n: int, text: str) -> None:
     protocol.mark(n)
+    await protocol.hold()
 
 
 class WorkerSettings:

@@ -2,6 +2,7 @@
 
 Persists: to Redis only, as durable as that Redis is. A job is a hash and an entry of a list before `add` returns; it
 moves between lists in one script when it starts and when it ends. The last 1,000 finished jobs are kept.
+Recovery: a worker puts back what has lost its lock of 30 s, and looks each 30 s (the defaults).
 Settings: as its guide for production says (`maxRetriesPerRequest: null` in the worker, jobs removed when finished). */
 "use strict";
 
@@ -13,6 +14,8 @@ const BULK = 1000;
 const TEXT = "x".repeat(80);
 const MARK_BYTES = 16;
 const MARK_MILLISECONDS = 30000;
+// How long a handler goes on for, where recovery is measured.
+const HOLD_SECONDS = Number(process.env.BENCH_HOLD ?? 0);
 
 const redis = (options) => new (IORedis.default ?? IORedis)(process.env.BENCH_REDIS, options);
 // The clock that all processes of the machine share, in seconds.
@@ -29,6 +32,7 @@ function work() {
       record.writeDoubleLE(monotonic(), 0);
       record.writeBigInt64LE(BigInt(job.data.n), 8);
       fs.writeSync(marks, record);
+      if (HOLD_SECONDS) await sleep(HOLD_SECONDS * 1000);
     },
     { connection: redis({ maxRetriesPerRequest: null }), concurrency: Number(process.env.BENCH_CONCURRENCY) },
   );

@@ -2,6 +2,8 @@
 
 Persists: to Redis only, as durable as that Redis is. A message is an entry of a hash and of a list before `send`
 returns and is acknowledged after its actor has ended. No results are kept (the default).
+Recovery: a fetch puts back what workers hold that were silent for 60 s, but only one of 1,000 fetches looks, by
+chance (`maintenance_chance`, the default), and idle workers fetch a few times a second.
 Settings: hiredis; the actor is a plain function, as usual there; no bulk call.
 """
 
@@ -17,6 +19,7 @@ dramatiq.set_broker(RedisBroker(url=protocol.REDIS_URL))
 @dramatiq.actor
 def noop(n: int, text: str) -> None:
     protocol.mark(n)
+    protocol.hold_thread()
 
 
 class Dramatiq(protocol.Side):

@@ -2,6 +2,7 @@
 
 Persists: to PostgreSQL, committed at submit, at the start of each attempt and at its end, with a history row an
 attempt; finished jobs are kept. Redis holds only deliveries, which can be lost.
+Recovery: processes beat each second in PostgreSQL; another one takes over the jobs of one that is silent (the default).
 Settings: defaults; logs at warning. Submits come over one kept connection; bulk is `POST /jobs/batch`.
 """
 
@@ -24,6 +25,7 @@ handlers = Handlers()
 @handlers.handler("bench.noop")
 async def noop(n: int, text: str) -> None:
     protocol.mark(n)
+    await protocol.hold()
 
 
 def job(number: int) -> dict[str, object]:

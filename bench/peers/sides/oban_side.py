@@ -2,6 +2,8 @@
 
 Persists: to PostgreSQL, committed at insert, when a batch is fetched and at the end of each job; finished rows are
 kept for a day (the default).
+Recovery: the leader looks each minute and puts back what began more than 300 s ago (`lifeline`, the default), whether
+its worker lives or not: a shorter time would run jobs twice that take longer.
 Settings: uvloop, orjson and psycopg's binary speedups (it brings them); logs at warning; without Oban Pro.
 """
 
@@ -20,6 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 class Noop:
     async def process(self, job: Any) -> None:
         protocol.mark(job.args["n"])
+        await protocol.hold()
 
 
 def args(number: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 Persists: to PostgreSQL, in logged tables (its default, `durable`). Committed at enqueue and when a batch is picked;
 the end of a job is written in batches a moment after its handler ended, and moves the row to a log table.
+Recovery: a worker picks again what has had no heartbeat for 30 s, and looks at least every 30 s (the defaults).
 Settings: uvloop (it brings it); the worker is run by `pgqueuer.run`, as its documents offer, since the command
 `pgq run` fails beside current releases of typer; logs at warning.
 """
@@ -31,6 +32,7 @@ async def factory() -> AsyncIterator[PgQueuer]:
     @pgq.entrypoint("noop")
     async def noop(job: Job) -> None:
         protocol.mark(json.loads(job.payload)["n"])
+        await protocol.hold()
 
     yield pgq
     await connection.close()

@@ -2,6 +2,8 @@
 
 Persists: to PostgreSQL, committed at defer, at the start of each job and at its end; finished rows are kept
 (the default).
+Recovery: none by itself. Its documents offer a periodic task that retries the jobs of workers without a heartbeat for
+30 s; it is on where that is measured, each minute instead of each tenth one as there.
 Settings: psycopg with its binary speedups, up to 20 connections; logs at warning.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import protocol
-from procrastinate import App, PsycopgConnector
+from procrastinate import App, JobContext, PsycopgConnector
 
 app = App(
     connector=PsycopgConnector(conninfo=protocol.POSTGRES_URL, min_size=4, max_size=20),
@@ -21,6 +23,16 @@ app = App(
 @app.task(name="noop")
 async def noop(n: int, text: str) -> None:
     protocol.mark(n)
+    await protocol.hold()
+
+
+if protocol.RECOVERY:
+
+    @app.periodic(cron="* * * * *")
+    @app.task(name="retry_stalled_jobs", queueing_lock="retry_stalled_jobs", pass_context=True)
+    async def retry_stalled_jobs(context: JobContext, timestamp: int) -> None:
+        for job in await app.job_manager.get_stalled_jobs():
+            await app.job_manager.retry_job(job)
 
 
 class Procrastinate(protocol.Side):

@@ -4,6 +4,7 @@
 
 Runs in the peer's own environment, so it needs the standard library alone. The environment says where things are:
 BENCH_REDIS and BENCH_POSTGRES (URLs), BENCH_MARKS (a file), BENCH_CONCURRENCY, BENCH_PORT (of a server).
+Where recovery is measured, BENCH_RECOVERY is set too, and BENCH_HOLD in the worker that is to be killed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ REDIS_URL = os.environ.get("BENCH_REDIS", "")
 POSTGRES_URL = os.environ.get("BENCH_POSTGRES", "")
 CONCURRENCY = int(os.environ.get("BENCH_CONCURRENCY", "100"))
 PORT = int(os.environ.get("BENCH_PORT", "0"))
+# Jobs run for long, and their worker may be killed: a side turns on what its documents offer for that.
+RECOVERY = bool(os.environ.get("BENCH_RECOVERY"))
+HOLD_SECONDS = float(os.environ.get("BENCH_HOLD", "0"))
 
 BULK = 1_000
 # With a small number beside it, a payload of about 100 bytes.
@@ -37,6 +41,18 @@ def mark(number: int) -> None:
     """Called by a handler first: this job has started now, by the clock that all processes of the machine share."""
     # One small write is never mixed with another process's.
     os.write(_marks(), MARK.pack(time.monotonic(), number))
+
+
+async def hold() -> None:
+    """Called by a handler after its mark: go on for as long as this worker is told to, usually not at all."""
+    if HOLD_SECONDS:
+        await asyncio.sleep(HOLD_SECONDS)
+
+
+def hold_thread() -> None:
+    """As `hold`, for handlers that are no coroutines."""
+    if HOLD_SECONDS:
+        time.sleep(HOLD_SECONDS)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 Persists: to Redis only, as durable as that Redis is. A task is a key and a stream entry before `enqueue` returns; it
 is acknowledged after its handler has ended, and its result kept for 5 minutes (the default).
+Recovery: a worker claims what was not renewed for 60 s (`idle_timeout`, the default), and looks at least that often.
 Settings: the worker is run by `run_sync` instead of the command, which would log every task at info.
 """
 
@@ -20,6 +21,7 @@ worker = Worker(redis_url=protocol.REDIS_URL, concurrency=protocol.CONCURRENCY, 
 @worker.task()
 async def noop(n: int, text: str) -> None:
     protocol.mark(n)
+    await protocol.hold()
 
 
 class Streaq(protocol.Side):

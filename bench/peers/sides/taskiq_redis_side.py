@@ -2,6 +2,8 @@
 
 Persists: to Redis only, as durable as that Redis is. A task is a stream entry before `kiq` returns and is acknowledged
 after its handler has ended. No results are kept: no result backend is the default.
+Recovery: a worker claims what is older than 10 minutes (`idle_timeout`, the default), whether its worker lives or
+not, and only after it has received another task; a shorter time would run tasks twice that take longer.
 Settings: uvloop and hiredis; logs at warning; no bulk call.
 """
 
@@ -17,6 +19,7 @@ broker = RedisStreamBroker(protocol.REDIS_URL, consumer_id="0")
 @broker.task(task_name="noop")
 async def noop(n: int, text: str) -> None:
     protocol.mark(n)
+    await protocol.hold()
 
 
 class Taskiq(protocol.Side):
