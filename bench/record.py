@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from bench.served import PERSISTENCE
 
 RESULTS: Final = Path(__file__).parent / "results"
 QUICK: Final = RESULTS / "quick"
+_FOLDERS: Final = ("--into", "--cache")
 
 Figures = dict[str, list[float]]
 # Measures once: the figures by name.
@@ -78,7 +79,7 @@ def write(name: str, wanted: Options, figures: Figures, versions: Mapping[str, s
         "machine": machine(),
         "versions": {"python": platform.python_version(), "jobserver": jobserver.__version__, **versions},
         "persistence": PERSISTENCE,
-        "command": " ".join([f"python -m bench.{name}", *sys.argv[1:]]),
+        "command": " ".join([f"python -m bench.{name}", *_telling(sys.argv[1:])]),
         "quick": wanted.quick,
         "runs": figures,
         "medians": medians,
@@ -92,6 +93,18 @@ def write(name: str, wanted: Options, figures: Figures, versions: Mapping[str, s
     file = wanted.folder / f"{name}.json"
     file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
     print(f"{file.name} is written")
+
+
+def _telling(arguments: Sequence[str]) -> list[str]:
+    """Without the folders of this machine, which mean nothing elsewhere."""
+    found: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument in _FOLDERS:
+            next(left, None)
+        elif not argument.startswith(tuple(f"{option}=" for option in _FOLDERS)):
+            found.append(argument)
+    return found
 
 
 def machine() -> dict[str, Any]:

@@ -55,6 +55,12 @@ def test_results_are_written_with_what_they_were_measured_on(tmp_path: Path) -> 
     assert read.persistence
 
 
+def test_results_name_no_folder_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x", "--runs", "3", "--cache", "/home/me", "--into=/home/me", "--quick"])
+    record.write("peers", wanted(tmp_path), {"a.rate": [1.0]}, {})
+    assert table.read(tmp_path)["peers"].command == "python -m bench.peers --runs 3 --quick"
+
+
 def test_results_of_some_parts_alone_are_not_written(tmp_path: Path) -> None:
     record.write("throughput", wanted(tmp_path, only=("a",)), {"a.rate": [1.0]}, {})
     assert list(tmp_path.iterdir()) == []
