@@ -112,8 +112,9 @@ class Sink:
                 self.logs += [record for scope in logs.scope_logs for record in scope.log_records]
 
     def of_trace(self, trace_id: str) -> list[Span]:
-        """The spans of a trace, by their start."""
-        return sorted((span for span in list(self.spans) if span.trace_id == trace_id), key=lambda each: each.start_ns)
+        """The spans of a trace, by their start, each once: an export that was answered late comes again."""
+        found = {span.span_id: span for span in list(self.spans) if span.trace_id == trace_id}
+        return sorted(found.values(), key=lambda each: each.start_ns)
 
     def named(self, name: str) -> list[Span]:
         return [span for span in list(self.spans) if span.name == name]
