@@ -2,7 +2,8 @@
 
     engines -> schema -> store and stream -> upkeep's first beat -> pipeline -> upkeep -> HTTP
 
-and back: not ready, consumers drained while heartbeats and HTTP go on, HTTP, batchers, upkeep, engines.
+and back: not ready, consumers drained while heartbeats and HTTP go on, HTTP, what publishes,
+batchers, the rest of upkeep, engines.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -23,39 +24,57 @@ import msgspec
 import uvicorn
 
 import jobserver
+from jobserver.access import quota_of
 from jobserver.builtin import builtin_handlers
 from jobserver.builtin import reference as builtin_reference
+from jobserver.builtin.callback import Callbacks
 from jobserver.errors import ConfigurationError, DatabaseUnavailable, StreamUnavailable, Unavailable
-from jobserver.http.api import Api
+from jobserver.http.api import Api, PageFacts
 from jobserver.http.app import build_app
+from jobserver.http.caller import with_mapped
 from jobserver.http.listen import BACKLOG, listening
 from jobserver.http.protocol import OneWriteProtocol
 from jobserver.job.handlers import Handlers, load_handlers
 from jobserver.job.lifecycle import Policy
+from jobserver.job.model import CALLBACK, CALLBACK_QUEUE
 from jobserver.job.wire import Readiness
+from jobserver.pipeline.activity import Activity
+from jobserver.pipeline.announce import MAX_WAITING as MAX_EVENTS
+from jobserver.pipeline.announce import Announcer
+from jobserver.pipeline.audit import Audit
 from jobserver.pipeline.commands import Commands
 from jobserver.pipeline.consume import ConsumeOptions, Consumers
 from jobserver.pipeline.deliver import MAX_WAITING, Deliveries
 from jobserver.pipeline.execute import Executor, ExecutorOptions
+from jobserver.pipeline.feed import Feed
 from jobserver.pipeline.finish import Finisher
+from jobserver.pipeline.gate import BACKLOG_SECONDS, Backlog, Gate, RateLimit
 from jobserver.pipeline.held import Holdings
+from jobserver.pipeline.keys import LOOK_SECONDS, Keys
 from jobserver.pipeline.known import Queues, Types
+from jobserver.pipeline.sessions import Sessions
 from jobserver.pipeline.submit import SubmitOptions, Submitter
 from jobserver.pipeline.waiting import Waiters
+from jobserver.pipeline.why import Why
 from jobserver.settings import Settings
+from jobserver.store.access import AccessStore
 from jobserver.store.engine import Database, check_reachable, database_url, durability_warnings, migrate
 from jobserver.store.engine import schema_version as stored_version
 from jobserver.store.jobs import JobStore
 from jobserver.store.migrations import HEAD
+from jobserver.store.secrets import SecretStore
 from jobserver.store.views import Views
 from jobserver.store.workers import WorkerStore
+from jobserver.stream.activity import ActivityStream
 from jobserver.stream.client import StreamClient
 from jobserver.stream.client import check_reachable as check_stream
+from jobserver.stream.events import EventStream
 from jobserver.stream.jobs import JobStream
 from jobserver.telemetry import Telemetry
-from jobserver.telemetry.otel import Otel
+from jobserver.telemetry.otel import Grace, Otel
 from jobserver.telemetry.siblings import Siblings
 from jobserver.upkeep.expire import Expire
+from jobserver.upkeep.fingerprint import Fingerprint
 from jobserver.upkeep.hear import Hear
 from jobserver.upkeep.heartbeat import Heartbeat
 from jobserver.upkeep.loop import Loop
@@ -65,6 +84,7 @@ from jobserver.upkeep.pulse import Identity
 from jobserver.upkeep.reclaim import Reclaim
 from jobserver.upkeep.reconcile import Reconcile
 from jobserver.upkeep.sample import Sample
+from jobserver.upkeep.tell import Tell
 from jobserver.upkeep.watchdog import Watchdog
 
 if TYPE_CHECKING:  # it imports the SDK, which is for those who have a collector
@@ -72,6 +92,9 @@ if TYPE_CHECKING:  # it imports the SDK, which is for those who have a collector
 
 HTTP_GRACE_SECONDS: Final = 5
 HEALTH_SECONDS: Final = 1.0
+# Connections that are accepted in one turn of the event loop.
+ACCEPTS: Final = 32
+HSTS: Final = ("strict-transport-security", "max-age=31536000")
 # A process that was replaced is still heard by its clients for so long: longer than uvicorn keeps an idle connection.
 LINGER_SECONDS: Final = 6.0
 # Of a process that died, so many jobs run at once in children of their own, at about 6 MB each.
@@ -212,6 +235,7 @@ class Server:
         self.url: str = ""
         self.facts: Facts
         self.tracing: Tracing | None = None
+        self._grace = Grace()
         if otel is not None and otel.traces is not None:
             # Imported on use: without an endpoint nobody pays for the SDK.
             from jobserver.telemetry.tracing import Tracing
@@ -260,18 +284,25 @@ class Server:
             given = None if self._place is None else self._place.listener
             self._socket = given or listening(settings.host, settings.port)
             stack.callback(self._socket.close)
+        from jobserver.embedded import is_new
+
+        if settings.database_url is None and is_new(settings.data_dir):
+            # There can be no key: said before anything is made.
+            self._check_open(ever=False)
         if self.tracing is not None:
             # Ends after everything that has something to tell.
-            stack.push_async_callback(self.tracing.close)
+            stack.push_async_callback(self._grace.give, self.tracing.close)
         engines = await stack.enter_async_context(
             open_engines(settings, on_restart=self._redis_restarted, tracing=self.tracing)
         )
         self._build(engines)
+        await self._look_at_keys(stack)
         await self.types.register()
         for info in self.types.own.values():
             self.telemetry.expect(info.type, info.queue)
         await self.queues.refresh()
-        await self.queues.ensure({info.queue for info in self.types.own.values()} | set(settings.queues or ()))
+        own = {info.queue for info in self.types.own.values()}
+        await self.queues.ensure(own | set(settings.queues or ()) | {CALLBACK_QUEUE})
         await self.heartbeat.start()
         self.consumers.may_claim = self.heartbeat.pulse.may_claim
         stack.push_async_callback(self._close_upkeep)
@@ -280,8 +311,10 @@ class Server:
             # The lock of the folder proves that the predecessor is dead: its jobs need not wait for their leases.
             await self.reclaim.orphans()
         self._start_pipeline(stack)
+        # Before the way to Redis is closed: what they publish then would be told by nobody.
+        stack.push_async_callback(_close_loops, self._publishing, within_seconds=2.0)
         await stack.enter_async_context(self.executor)
-        warnings = tuple(await durability_warnings(engines.database))
+        warnings = tuple(await durability_warnings(engines.database)) + self._open_warning()
         if (place := self._place) is not None:
             self._siblings = await stack.enter_async_context(
                 Siblings(self.telemetry.metrics.registry, place.folder, number=place.number, processes=place.processes)
@@ -305,6 +338,26 @@ class Server:
         )
         self.telemetry.note("server_started", url=self.url, engines=list(engines.versions))
 
+    async def _look_at_keys(self, stack: AsyncExitStack) -> None:
+        """Before anything is served. Raises ConfigurationError."""
+        await self.keys.look()
+        self._check_open(ever=self.keys.ever)
+        stack.push_async_callback(self.keys.close)
+
+    def _check_open(self, *, ever: bool) -> None:
+        """Open to everybody is for loopback alone. Raises ConfigurationError. `ever`: there is, or was, an API key."""
+        if self.settings.beyond_loopback and not ever:
+            raise ConfigurationError(
+                f"Everything is open to whoever reaches {self.settings.host} while there is no API key: make one by "
+                "jobserver keys create NAME --scope admin, listen on 127.0.0.1, or say --allow-anonymous if that "
+                "is meant."
+            )
+
+    def _open_warning(self) -> tuple[str, ...]:
+        if not self.settings.http or self.keys.ever or self.settings.on_loopback:
+            return ()
+        return (f"everything is open to whoever reaches {self.settings.host}: there is no API key",)
+
     def _build(self, engines: Engines) -> None:
         """Everything, put together; nothing runs yet."""
         settings = self.settings
@@ -314,9 +367,15 @@ class Server:
         policy = Policy(
             backoff_base=settings.backoff_base, backoff_cap=settings.backoff_cap, max_crashes=settings.max_crashes
         )
-        self.store = JobStore(database, idempotency_ttl_seconds=settings.idempotency_ttl)
+        self.store = JobStore(
+            database, idempotency_ttl_seconds=settings.idempotency_ttl, callback_retries=settings.callback_retries
+        )
         self.views = Views(database)
         self.worker_store = WorkerStore(database)
+        self.access_store = AccessStore(database)
+        self.keys = Keys(self.access_store, self.telemetry)
+        self.audit = Audit(self.access_store, self.telemetry)
+        self.sessions = Sessions(self.keys, self.audit, self.telemetry)
         self.stream = _stream(engines.client, settings.redis_prefix, self.tracing)
         if self.tracing is not None:
             self.tracing.history = self.views.attempts
@@ -327,8 +386,19 @@ class Server:
         self.queues = Queues(self.store, settings.queues)
         self.holdings = Holdings()
         self.waiters = Waiters(self.views)
+        events = EventStream(engines.client, settings.redis_prefix) if settings.events_max else None
+        self.feed = Feed(events, self.waiters, self.telemetry)
+        self.announcer: Announcer | None = None
+        if settings.events_max:
+            self.announcer = Announcer(
+                self.worker_id, settings.events_max, database.clock.now_us, on_lost=self.telemetry.events_lost
+            )
         self.deliveries = Deliveries(
-            self.stream, database.clock.now_us, on_dropped=self.telemetry.dropped, observe=observe
+            self.stream,
+            database.clock.now_us,
+            on_dropped=self.telemetry.dropped,
+            observe=observe,
+            announcer=self.announcer,
         )
         self.submitter = Submitter(
             self.store,
@@ -340,12 +410,22 @@ class Server:
                 timeout_seconds=settings.timeout,
                 max_payload_bytes=settings.max_payload_bytes,
                 accept_unknown_types=settings.accept_unknown_types or settings.workers == 0,
+                allow_private_targets=settings.allow_private_targets,
             ),
             self.telemetry,
             observe=observe,
         )
+        callbacks = Callbacks(
+            SecretStore(database).signing,
+            self.telemetry,
+            allow_private_targets=settings.allow_private_targets,
+            backoff_base=settings.backoff_base,
+        )
+        # Beside the registry of types: nobody submits it.
+        runnable = callbacks.handlers()
+        runnable.include(self._handlers)
         self.executor = Executor(
-            self._handlers,
+            runnable,
             ExecutorOptions(
                 threads=settings.threads,
                 processes=settings.process_pool,
@@ -393,7 +473,15 @@ class Server:
             max_loop_block_seconds=settings.max_loop_block,
             job_of=self.executor.job_of,
         )
-        self.hear = Hear(self.store, self.stream, self.holdings, self.queues, self.types, worker_id=self.worker_id)
+        self.hear = Hear(
+            self.store,
+            self.stream,
+            self.holdings,
+            self.queues,
+            self.types,
+            worker_id=self.worker_id,
+            announcer=self.announcer,
+        )
         self.promote = Promote(self.store, self.stream, self.deliveries, self.queues)
         self.deliveries.on_delay = self.promote.hear
         self.reconcile = Reconcile(
@@ -422,10 +510,16 @@ class Server:
             may_judge=self.heartbeat.pulse.may_judge,
         )
         self.expire = Expire(self.store, self.deliveries, self.waiters, self.telemetry)
+        self.fingerprint = Fingerprint(self.store)
         self.prune = Prune(
             self.store,
             self.worker_store,
-            Retention(completed_seconds=settings.retention, failed_seconds=settings.retention_failed),
+            self.access_store,
+            Retention(
+                completed_seconds=settings.retention,
+                failed_seconds=settings.retention_failed,
+                audit_seconds=settings.retention_audit,
+            ),
         )
         self.watchdog = Watchdog(
             self.store,
@@ -437,6 +531,10 @@ class Server:
             on_rebuilt=self.reconcile.resumed,
         )
         self.sample = Sample(self.views, self.stream, self.queues, self.telemetry)
+        activity = ActivityStream(engines.client, settings.redis_prefix)
+        self.tell = Tell(activity, self.telemetry.metrics, self.worker_id, database.clock.now_us)
+        self.activity = Activity(activity, database.clock.now_us)
+        self.why = Why(self.views, self.activity, engines.client.ping, database.clock.now)
         self.commands = Commands(
             self.store,
             self.views,
@@ -448,20 +546,39 @@ class Server:
             self.telemetry,
             resumed=self.reconcile.resumed,
         )
-        self._loops = (
+        backlog = None if settings.max_waiting is None else Backlog(self.views, settings.max_waiting)
+        self.gate = Gate(self.submitter, self.telemetry, backlog=backlog, limit=self._rate_limit(engines.client))
+        self._publishing = (
             self.promote.loop,
             self.reconcile.loop,
             self.reclaim.deaths,
             self.reclaim.jobs,
             self.reclaim.messages,
             self.expire.loop,
+        )
+        self._loops = (
+            *(() if backlog is None else (Loop("count the backlog", BACKLOG_SECONDS, backlog.step),)),
+            Loop("look at keys", LOOK_SECONDS, self.keys.step),
+            *self._publishing,
             self.prune.loop,
             self.prune.fold,
+            self.fingerprint.loop,
             self.sample.loop,
             self.watchdog.loop,
+            self.tell.loop,
         )
         self._own_gauges(database)
         self._built = True
+
+    def _rate_limit(self, client: StreamClient) -> RateLimit | None:
+        if self.settings.rate_limit is None:
+            return None
+        # Imported on use: few servers limit, and its library takes a while to load.
+        from jobserver.stream.limits import SharedLimit
+
+        quota = quota_of(self.settings.rate_limit)
+        shared = SharedLimit(client, self.settings.redis_prefix, quota)
+        return RateLimit(quota, shared, self.telemetry, processes=lambda: self.sample.processes)
 
     def _redis_restarted(self) -> None:
         """The embedded Valkey may have lost its last second of writes."""
@@ -470,9 +587,11 @@ class Server:
 
     def _own_gauges(self, database: Database) -> None:
         metrics = self.telemetry.metrics
+        metrics.gauge("api_keys", "API keys that are not revoked.", lambda: self.keys.count)
         metrics.gauge("consumers", "Consumers of this process.", lambda: self.settings.workers)
         metrics.gauge("consumers_busy", "Consumers with a job.", lambda: self.consumers.busy)
         metrics.gauge("event_loop_lag_seconds", "Lateness of the event loop.", lambda: self.heartbeat.loop_lag_seconds)
+        metrics.gauge("event_readers", "Streams of live events that are open.", lambda: self.feed.readers)
         metrics.gauge("database_connections_used", "Connections in use.", database.pool_use)
         metrics.gauge("database_connections_limit", "Connections that may be open.", database.pool_limit)
         buffers = self._buffers
@@ -495,6 +614,7 @@ class Server:
             # Each consumer has one end at the most.
             ("finish", self.finisher.batcher.waiting, self.settings.workers),
             ("deliveries", self.deliveries.waiting, MAX_WAITING),
+            ("events", 0 if self.announcer is None else self.announcer.waiting, MAX_EVENTS),
         )
 
     def _start_pipeline(self, stack: AsyncExitStack) -> None:
@@ -517,12 +637,12 @@ class Server:
         if otel.logs is not None:
             logs = LogPush(otel, self.worker_id, version)
             logging.getLogger().addHandler(logs)
-            stack.push_async_callback(logs.end)
+            stack.push_async_callback(self._grace.give, logs.end)
         if otel.metrics is not None:
             push = MetricsPush(self.telemetry.metrics.registry, otel, self.worker_id, version)
             loop = Loop("push metrics", push.interval_seconds, push.step)
-            stack.push_async_callback(push.close)
-            stack.push_async_callback(loop.close)
+            stack.push_async_callback(self._grace.give, push.close)
+            stack.push_async_callback(self._grace.give, loop.close)
             loop.start()
 
     async def _start_http(self, stack: AsyncExitStack, bound: socket.socket) -> None:
@@ -532,16 +652,32 @@ class Server:
                 commands=self.commands,
                 views=self.views,
                 health=self,
+                access=self.keys,
+                sessions=self.sessions,
+                audit=self.audit,
+                gate=self.gate,
                 metrics=self._metrics,
                 tracing=self.tracing,
+                feed=self.feed,
+                facts=PageFacts(
+                    version=jobserver.__version__,
+                    trace_url_template=self.settings.trace_url_template,
+                    max_payload_bytes=self.settings.max_payload_bytes,
+                ),
+                activity=self.activity,
+                why=self.why,
             ),
             self.settings,
         )
-        http = self._http = _Uvicorn(_http_config(app))
-        task = asyncio.create_task(http.serve(sockets=[bound]), name="http")
+        http = self._http = _Uvicorn(_http_config(app, self.settings, self.gate, self.keys))
+        # Each is a listener of its own to the loop: uvloop accepts one connection of each in a turn, and a loaded
+        # server has few turns, so that new clients would wait for seconds before anybody reads what they ask.
+        sockets = [bound, *(bound.dup() for _ in range(ACCEPTS - 1))]
+        task = asyncio.create_task(http.serve(sockets=sockets), name="http")
 
         async def close() -> None:
             await self.waiters.close()
+            await self.feed.close()
             if self._retired_at is not None:
                 await http.left(within_seconds=self._retired_at + LINGER_SECONDS - time.monotonic())
             http.should_exit = True
@@ -556,7 +692,8 @@ class Server:
                 raise ConfigurationError("The HTTP server did not start.")
             await asyncio.sleep(0.005)
         host, port = bound.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self.settings.tls_certificate is None else "https"
+        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     # stop
 
@@ -580,7 +717,7 @@ class Server:
         await asyncio.gather(hurry, return_exceptions=True)
 
     async def _close_upkeep(self) -> None:
-        await asyncio.gather(self.hear.close(), *(loop.close() for loop in self._loops))
+        await asyncio.gather(self.hear.close(), self.tell.close(), self.activity.close(), _close_loops(self._loops))
         await self.heartbeat.close()
         self.telemetry.note("server_stopped")
 
@@ -607,6 +744,10 @@ class Server:
         )
 
 
+async def _close_loops(loops: Iterable[Loop], *, within_seconds: float = 5.0) -> None:
+    await asyncio.gather(*(loop.close(within_seconds=within_seconds) for loop in loops))
+
+
 async def recover(settings: Settings) -> Recovered:
     """One pass of reclaim, expire and reconcile, without consumers or HTTP. Says what it mended."""
     quiet = msgspec.structs.replace(settings, http=True, workers=0)
@@ -618,6 +759,7 @@ async def recover(settings: Settings) -> Recovered:
         stack.push_async_callback(server.deliveries.close, within_seconds=10.0)
         await server.worker_store.measure_clock()
         await server.queues.refresh()
+        await server.queues.ensure([CALLBACK_QUEUE])
         reclaimed = await server.reclaim.orphans() if engines.alone else 0
         while taken := await server.reclaim.lost_jobs():
             reclaimed += taken
@@ -652,21 +794,36 @@ class _Uvicorn(uvicorn.Server):
             await asyncio.sleep(0.02)
 
 
-def _http_config(app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
+def _http_config(app: Any, settings: Settings, gate: Gate, keys: Keys) -> uvicorn.Config:
+    """Raises ConfigurationError for a certificate or a key that cannot be used."""
+    tls = settings.tls_certificate is not None
+    config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         lifespan="off",
         ws="none",
-        http=OneWriteProtocol,
-        # What a proxy says of its clients is nobody's business here, and costs each request a look.
-        proxy_headers=False,
+        http=OneWriteProtocol.with_gate(gate, keys),
+        # What anybody else says of its clients is nobody's business here, and costs each request a look.
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=with_mapped(settings.trusted_proxies or ()),
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        # Where others reach it by name; on loopback it would bind every server of this machine.
+        headers=[HSTS] if tls and not settings.on_loopback else None,
         server_header=False,
         date_header=True,
         backlog=BACKLOG,
         timeout_graceful_shutdown=HTTP_GRACE_SECONDS,
     )
+    try:
+        config.load()
+    except OSError as error:
+        # ssl's errors are OSErrors too.
+        raise ConfigurationError(
+            f"{settings.tls_certificate} and {settings.tls_key} cannot be used for TLS: {error.strerror or error}."
+        ) from error
+    return config
 
 
 def _all_handlers(settings: Settings, given: Handlers | None) -> tuple[Handlers, tuple[str, ...]]:
@@ -681,6 +838,8 @@ def _all_handlers(settings: Settings, given: Handlers | None) -> tuple[Handlers,
         handlers.include(given)
         # Handlers that no module names cannot be imported by a child.
         references = ()
+    if CALLBACK in handlers:
+        raise ConfigurationError(f"The type {CALLBACK!r} is reserved for what tells a callback_url.")
     handlers.include_missing(builtin_handlers(allow_private_targets=settings.allow_private_targets))
     return handlers, references
 

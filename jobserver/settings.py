@@ -6,17 +6,27 @@ Field names are the option names of `jobserver serve`; durations are seconds unl
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
+from jobserver.access import quota_of
 from jobserver.errors import ConfigurationError
 
 YEAR_SECONDS: Final = 31_536_000.0
 DAY_SECONDS: Final = 86_400.0
 MEBIBYTE: Final = 1_048_576
-LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+_ORIGIN: Final = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", re.ASCII)
+TRACE_ID: Final = "{trace_id}"
+MAX_URL: Final = 2_048
+# After the host: what need not be escaped in a URL, and the braces of the id. No user, no password.
+_TEMPLATE: Final = re.compile(
+    r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?/([!#$%&'()*+,./:;=?@_~0-9a-z-]|\{trace_id\})*",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +43,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     accept_unknown_types: bool = False
     allow_anonymous: bool = False
     allow_private_targets: bool = False
+
+    # Who may call, and how often
+    cors_origins: tuple[str, ...] | None = None
+    trusted_proxies: tuple[str, ...] | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    rate_limit: str | None = None
+    max_waiting: int | None = None
+    trace_url_template: str | None = None
 
     # Engines
     database_url: str | None = None
@@ -51,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backoff_cap: float = 60.0
     timeout: float = 60.0
     max_crashes: int = 3
+    callback_retries: int = 16
     thread_grace: float = 30.0
     threads: int = 32
     process_pool: int = 2
@@ -58,9 +78,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Keeping
     retention: float = 7 * DAY_SECONDS
     retention_failed: float = 30 * DAY_SECONDS
+    retention_audit: float = 90 * DAY_SECONDS
     idempotency_ttl: float = DAY_SECONDS
     max_payload_bytes: int = MEBIBYTE
     max_result_bytes: int = MEBIBYTE
+    events_max: int = 100_000
 
     # Logs
     log_format: Literal["json", "console"] = "json"
@@ -69,7 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ConfigurationError(f"{option(name)} must be between {low:g} and {high:g}, not {value:g}.")
         if (self.database_url is None) != (self.redis_url is None):
             given, missing = ("--database-url", "--redis-url")
@@ -82,11 +104,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(f"--processes {self.processes} needs PostgreSQL: SQLite is for one process.")
         if not self.http and self.workers == 0:
             raise ConfigurationError("--no-http together with --workers 0 leaves nothing to do.")
-        if self.http and self.host not in LOOPBACK_HOSTS and not self.allow_anonymous:
-            raise ConfigurationError(
-                f"Everything is open to whoever reaches {self.host}: listen on 127.0.0.1, "
-                "or say --allow-anonymous if that is meant."
-            )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ConfigurationError("--tls-certificate and --tls-key are given together, or neither of them.")
+        for origin in self.cors_origins or ():
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ConfigurationError(
+                    f"--cors-origins {origin!a} is no origin: write it as a browser does, such as https://example.com."
+                )
+        for proxy in self.trusted_proxies or ():
+            _check_proxy(proxy)
+        if self.rate_limit is not None:
+            quota_of(self.rate_limit)
+        if self.trace_url_template is not None:
+            _check_template(self.trace_url_template)
+
+    @property
+    def beyond_loopback(self) -> bool:
+        """Whether others than this machine can reach the server, and nobody said that it may be open to them."""
+        return self.http and not self.on_loopback and not self.allow_anonymous
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether the host is of this machine alone: all of 127.0.0.0/8, ::1, localhost."""
+        return is_loopback(self.host)
 
     @property
     def embedded(self) -> bool:
@@ -107,15 +147,50 @@ _RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("backoff_cap", 0, DAY_SECONDS),
     ("timeout", 0.001, DAY_SECONDS),
     ("max_crashes", 1, 100),
+    ("callback_retries", 0, 100),
     ("thread_grace", 0, DAY_SECONDS),
     ("threads", 1, 1_000),
     ("process_pool", 1, 256),
     ("retention", 0, 100 * YEAR_SECONDS),
     ("retention_failed", 0, 100 * YEAR_SECONDS),
+    ("retention_audit", 0, 100 * YEAR_SECONDS),
+    ("max_waiting", 1, 1_000_000_000),
     ("idempotency_ttl", 1, YEAR_SECONDS),
     ("max_payload_bytes", 64, 64 * MEBIBYTE),
     ("max_result_bytes", 64, 64 * MEBIBYTE),
+    ("events_max", 0, 10_000_000),
 )
+
+
+def _check_proxy(proxy: str) -> None:
+    """Raises ConfigurationError for what is no address or network, and for everybody: whom would that not trust?"""
+    try:
+        network = ipaddress.ip_network(proxy)
+    except ValueError:
+        raise ConfigurationError(
+            f"--trusted-proxies {proxy!a} is no address or network: write 10.0.0.1 or 10.0.0.0/8."
+        ) from None
+    if network.prefixlen == 0:
+        raise ConfigurationError(f"--trusted-proxies {proxy} trusts everybody: name the proxies.")
+
+
+def _check_template(template: str) -> None:
+    """Raises ConfigurationError unless a browser can follow it to a trace, with an id of hex digits put in."""
+    if len(template) > MAX_URL or _TEMPLATE.fullmatch(template) is None or template.count(TRACE_ID) != 1:
+        raise ConfigurationError(
+            f"--trace-url-template {template[:100]!a} leads to no trace: write a URL with {TRACE_ID} in its path, "
+            f"such as http://localhost:16686/trace/{TRACE_ID}."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; a name but localhost may lead anywhere."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def option(field: str) -> str:

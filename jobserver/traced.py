@@ -11,7 +11,7 @@ from typing import Any
 
 from jobserver.store.engine import Columns, Database, Row, Session
 from jobserver.stream.client import StreamClient
-from jobserver.stream.jobs import Batch, JobStream
+from jobserver.stream.jobs import Batch, JobStream, Refusal
 from jobserver.telemetry.tracing import Tracing
 
 
@@ -62,6 +62,6 @@ class TracedStream(JobStream):
         super().__init__(client, prefix)
         self._tracing = tracing
 
-    async def apply(self, batch: Batch) -> str | None:
+    async def apply(self, batch: Batch) -> Refusal | None:
         ids = [message.job_id for messages in (batch.adds, batch.delays) for message in messages]
         return await self._tracing.send(ids, len(ids), super().apply(batch))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 import pytest
 
+from jobserver.cli.serve import collect_seldom, spare_the_collector
 from tests.engines import (
     EngineError,
     EngineMissingError,
@@ -21,6 +23,56 @@ from tests.engines import (
     RedisServer,
     find_system_postgres,
 )
+
+_TESTS: Final = Path(__file__).parent
+# Folders whose tests start processes, of servers or of a browser: each costs as much as dozens of the others.
+_HEAVY: Final = {"cli", "dashboard", "life", "torture"}
+# So many tests of a module in a row, at the most: what it has for all of its tests is made once for them.
+_IN_A_ROW: Final = 16
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What says of itself that it takes long begins first, so that nobody waits for it in the end.
+
+    Workers of xdist begin with a share of the list each. The heavy tests are spread over it: by name they would be the
+    share of one, and all workers would come to them at once when the others are done.
+    """
+    items.sort(key=_longest, reverse=True)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = _spread(items, workers)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: to look at it again and again took a tenth of the time of the tests."""
+    spare_the_collector()
+    collect_seldom()
+
+
+def _spread(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    heavy: list[list[pytest.Item]] = []
+    light: list[pytest.Item] = []
+    for item in items:
+        if not (_longest(item) or item.path.relative_to(_TESTS).parts[0] in _HEAVY):
+            light.append(item)
+        elif heavy and heavy[-1][0].path == item.path and len(heavy[-1]) < _IN_A_ROW:
+            heavy[-1].append(item)
+        else:
+            heavy.append([item])
+    if not heavy:
+        return light
+    # To each share its part, and what takes longest at the beginning of each.
+    rows = [row for share in range(workers) for row in heavy[share::workers]]
+    ordered: list[pytest.Item] = []
+    for number, row in enumerate(rows):
+        ordered += row
+        ordered += light[len(light) * number // len(rows) : len(light) * (number + 1) // len(rows)]
+    return ordered
+
+
+def _longest(item: pytest.Item) -> float:
+    limit = item.get_closest_marker("timeout")
+    return 0.0 if limit is None else float(limit.args[0])
 
 
 class Pair(msgspec.Struct, frozen=True):

@@ -29,7 +29,11 @@ async def parts(pair: Pair, handlers: Handlers | None = None, **options: Any) ->
         server._build(engines)
         await server.queues.refresh()
         await server.queues.ensure(["default"])
-        yield server
+        try:
+            yield server
+        finally:
+            await server.waiters.close()
+            await server.feed.close()
 
 
 @asynccontextmanager

@@ -35,6 +35,11 @@ class Relay:
         self._stranded.set()
         self._stranded = asyncio.Event()
 
+    def cut(self) -> None:
+        """What is open is reset; new connections work."""
+        for link in self._links:
+            link.cancel()
+
     def silence(self) -> None:
         """Nothing passes any more; new connections are accepted, and meet the same."""
         self._silent = True

@@ -17,9 +17,11 @@ import psutil  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from bench import record, table
+from bench.ablated import LEVERS
 from bench.peers import recovery
 from bench.peers.contenders import OURS, SIDES, Contender
 from bench.record import Options, Part
+from bench.served import ROOT
 from tests.engines import eventually
 
 
@@ -162,3 +164,15 @@ def test_a_plot_is_the_same_for_the_same_results_and_loads_nothing(name: str) ->
     ElementTree.fromstring(picture)
     assert "50 %" in picture
     assert not any(word in picture for word in ("href", "url(", "@import", "<script"))
+
+
+@pytest.mark.parametrize("lever", LEVERS)
+def test_each_lever_is_where_the_ablation_takes_it_away(lever: str) -> None:
+    """In a process of its own, which is ablated."""
+    code = (
+        f"from bench.ablated import LEVERS; LEVERS[{lever!r}]();"
+        "from jobserver.store.engine import Statement;"
+        "[Statement.load(name, 'postgresql') for name in ('claim', 'complete')]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 import httpx
@@ -23,9 +23,11 @@ from jobserver.http.app import OPERATIONS
 from jobserver.http.openapi import document
 from jobserver.job.lifecycle import TRANSITIONS
 from jobserver.job.model import Priority, Status
+from jobserver.job.reasons import Code
 from jobserver.settings import Settings
 from tests.conftest import Pair
 from tests.grafana.files import rules
+from tests.job.test_reasons import all_reasons
 from tests.servers import running
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
@@ -36,7 +38,7 @@ TEXT: Final = README.read_text(encoding="utf-8")
 GLOSSARY: Final = {
     *("job", "type", "handler", "queue", "priority", "attempt", "lease", "fence", "outcome", "transition"),
     *("delivery", "message", "consumer", "worker", "snooze", "hand back", "reclaim", "reconcile", "replay"),
-    *("dead letter", "claim"),
+    *("dead letter", "claim", "API key", "audit", "scope", "callback"),
 }
 
 # Reading the page.
@@ -155,17 +157,26 @@ def command(name: str) -> click.Command:
     return found
 
 
+def parameters(name: str) -> list[click.Parameter]:
+    """Those of a command, and of the commands below it."""
+    found = command(name)
+    below = found.commands.values() if isinstance(found, click.Group) else ()
+    return [*found.params, *(parameter for each in below for parameter in each.params)]
+
+
 def test_every_command_is_documented_with_its_options() -> None:
     documented: dict[str, list[str]] = {}
     for name, does in table("Command line", "command", "does"):
         documented.setdefault(code(name).split()[1], []).append(f"{name} {does}")
     assert set(documented) == set(COMMANDS)
     for name, rows in documented.items():
-        if name in {"serve", "recover"}:
+        if name in {"serve", "recover", "migrate"}:
             continue  # theirs are those of the configuration
-        shown = set(re.findall(r"--[a-z-]+", " ".join(rows)))
-        options = {option for parameter in command(name).params for option in parameter.opts if option[:2] == "--"}
-        assert shown == options - {"--url", "--json"}, name
+        # Of these the row may say what they are for.
+        where = {"--database-url", "--data-dir"}
+        shown = set(re.findall(r"--[a-z-]+", " ".join(rows))) - where
+        options = {option for parameter in parameters(name) for option in parameter.opts if option[:2] == "--"}
+        assert shown == options - {"--url", "--json", "--api-key", *where}, name
 
 
 def test_recover_and_migrate_take_options_of_serve_alone() -> None:
@@ -176,8 +187,8 @@ def test_recover_and_migrate_take_options_of_serve_alone() -> None:
 
 def test_every_variable_of_the_environment_is_known_to_the_code() -> None:
     mentioned = set(re.findall(r"JOBSERVER_[A-Z_]*[A-Z]", TEXT))
-    text = "".join(path.read_text(encoding="utf-8") for path in PROJECT.glob("tests/*.py") if path != Path(__file__))
-    own = {"JOBSERVER_URL", "JOBSERVER_HANDLERS", "JOBSERVER_VALKEY_SERVER"}
+    text = "".join(path.read_text(encoding="utf-8") for path in PROJECT.glob("tests/**/*.py") if path != Path(__file__))
+    own = {"JOBSERVER_API_KEY", "JOBSERVER_URL", "JOBSERVER_HANDLERS", "JOBSERVER_VALKEY_SERVER"}
     tests = set(re.findall(r"JOBSERVER_TEST_[A-Z_]+", text))
     assert mentioned == {option.variable for option in server_options()} | own | tests
 
@@ -185,7 +196,7 @@ def test_every_variable_of_the_environment_is_known_to_the_code() -> None:
 def test_every_flag_on_the_page_exists() -> None:
     # Those in the commands of other programs are theirs.
     others = {"--json", "--help", "--url"}
-    known = {flag for name in COMMANDS for parameter in command(name).params for flag in parameter.opts}
+    known = {flag for name in COMMANDS for parameter in parameters(name) for flag in parameter.opts}
     prose = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`(--[a-z-]+)", prose)) <= known | others
 
@@ -209,14 +220,25 @@ def test_every_status_of_an_error_is_documented() -> None:
         for status in operation["responses"]
         if status.isdigit() and int(status) >= 400
     }
-    # A router's own, and the fault that nobody expected: no operation declares them.
-    assert {int(row[0]) for row in table("Errors and bounds", "status", "when")} == answered | {405, 500}
+    # A router's own, the protocol's, and the fault that nobody expected: no operation declares them.
+    assert {int(row[0]) for row in table("Errors and bounds", "status", "when")} == answered | {405, 431, 500}
 
 
 def test_the_filters_of_the_list_are_documented() -> None:
     parameters = document(OPERATIONS)["paths"]["/jobs"]["get"]["parameters"]
     [row] = [row for row in table("HTTP API", "method", "path", "does") if row[:2] == ["`GET`", "`/jobs`"]]
     assert set(re.findall(r"`(\w+)`", row[2])) == {each["name"] for each in parameters if each["in"] == "query"}
+
+
+def test_every_reason_is_documented_with_its_figures() -> None:
+    rows = table("Why is it not running?", "code", "figures", "says")
+    documented = {code(row[0]): {figure for figure in row[1].split(", ") if figure} for row in rows}
+    assert sorted(documented) == sorted(get_args(Code))
+    given: dict[str, set[str]] = {name: set() for name in documented}
+    for reason in all_reasons():
+        given[reason.code] |= set(reason.figures)
+    # Where that many jobs wait that it was looked at.
+    assert given == documented | {"jobs_ahead": documented["jobs_ahead"] - {"queued"}}
 
 
 def test_every_builtin_type_is_documented() -> None:
@@ -256,8 +278,10 @@ async def test_every_metric_is_documented_with_its_labels(sqlite_url: str, redis
 
 
 def test_every_alert_is_documented() -> None:
-    documented = [code(row[0]) for row in table("Alerts", "alert", "fires when", "what to do")]
-    assert documented == [rule["alert"] for rule in rules()]
+    documented = [(code(row[0]), row[2]) for row in table("Alerts", "alert", "fires when", "for", "what to do")]
+    assert documented == [
+        (rule["alert"], rule["for"].replace("m", " min") if "for" in rule else "–") for rule in rules()
+    ]
 
 
 _LEVELS: Final = {
@@ -330,7 +354,7 @@ def test_the_submitted_job_of_the_page_has_fields_of_the_api() -> None:
 
 def test_the_glossary_has_one_entry_a_word_in_order() -> None:
     words = [row[0] for row in table("Glossary", "word", "means")]
-    assert words == sorted(words)
+    assert words == sorted(words, key=str.lower)
     assert set(words) == GLOSSARY
 
 
@@ -338,7 +362,7 @@ def test_the_glossary_has_one_entry_a_word_in_order() -> None:
 def test_a_word_of_the_glossary_is_used_on_the_page(word: str) -> None:
     rest = TEXT.replace(section("Glossary"), "").lower()
     stems = {"hand back": "hand(ed|s) back", "snooze": "snoozed?", "reclaim": "reclaim(ed)?"}
-    assert re.search(rf"\b{stems.get(word, word + 's?')}\b", rest)
+    assert re.search(rf"\b{stems.get(word, word.lower() + 's?')}\b", rest)
 
 
 def test_every_module_of_the_package_is_on_the_map() -> None:
@@ -400,6 +424,7 @@ def test_the_verbs_of_the_clients_are_documented() -> None:
     [
         *("README.md", "LICENSE", "Justfile"),
         *(".docs/first-run.svg", ".docs/capture.py", ".docs/dashboard.svg", ".docs/dashboard.py"),
+        *(".docs/trace.svg", ".docs/trace.py", ".docs/overview.py"),
     ],
 )
 def test_a_document_names_no_machine_and_nothing_outside(name: str) -> None:
@@ -415,6 +440,7 @@ def test_a_document_names_no_machine_and_nothing_outside(name: str) -> None:
     [
         ("first-run.svg", ("serve", "curl", "show", "list", "completed")),
         ("dashboard.svg", ("Rates", "completed", "Jobs that wait", "From created to terminal", "busy", "dead letters")),
+        ("trace.svg", ("POST /jobs", "create mail", "process mail", "retrying", "lease_lost", "completed", "link")),
     ],
 )
 def test_a_picture_loads_nothing(name: str, words: tuple[str, ...]) -> None:

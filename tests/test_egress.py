@@ -7,19 +7,33 @@ import gzip
 import socket
 import ssl
 import subprocess
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from jobserver import egress
-from jobserver.egress import Answer, Exchange, ResponseTooLarge, TargetRefused, exchange, is_public, resolve_public
+from jobserver.egress import (
+    Answer,
+    Exchange,
+    ResponseTooLarge,
+    TargetRefused,
+    Targets,
+    exchange,
+    is_public,
+    resolve_public,
+)
+from tests.engines import eventually
 from tests.web import WebServer, response
 
 PUBLIC = ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "64:ff9b::808:808"]
 REFUSED = [
     *("0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "127.0.0.1", "127.255.0.1", "169.254.169.254", "172.31.0.1"),
+    *("168.63.129.16", "64:ff9b::a83f:8110"),
     *("192.0.0.1", "192.0.2.1", "192.88.99.1", "192.168.1.1", "198.18.0.1", "198.51.100.1", "203.0.113.1"),
     *("224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"),
     *("::", "::1", "::8.8.8.8", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "fe80::1", "fe80::1%lo", "fec0::1", "fc00::1"),
@@ -51,15 +65,75 @@ def answering(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
     """Make the resolver answer with these addresses; the names that it is asked for are noted."""
     asked: list[str] = []
 
-    async def getaddrinfo(self: Any, host: str, port: int, **kwargs: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **kwargs: Any) -> list[Any]:
         asked.append(host)
         return [
             (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
             for address in addresses
         ]
 
-    monkeypatch.setattr(type(asyncio.get_running_loop()), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(egress, "socket", resolver(getaddrinfo))
     return asked
+
+
+def resolver(getaddrinfo: Callable[..., Any]) -> Any:
+    """The module `socket` with this function, for egress alone: others resolve as they do."""
+    return SimpleNamespace(**{**vars(socket), "getaddrinfo": getaddrinfo})
+
+
+def lookups() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "lookup"]
+
+
+async def test_names_that_nobody_answers_for_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many hosts of silent nameservers: the loop's own resolver, which the engines need, goes on, as do requests."""
+    silent, asked = threading.Event(), []
+
+    def getaddrinfo(host: str, port: int, **kwargs: Any) -> list[Any]:
+        asked.append(host)
+        if host.endswith("silent.example"):
+            silent.wait(20)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]
+
+    monkeypatch.setattr(egress, "socket", resolver(getaddrinfo))
+    loop = asyncio.get_running_loop()
+    targets = Targets(allow_private=False)
+    try:
+        checks = [targets.check(f"https://{n}.silent.example/", until=loop.time() + 0.1) for n in range(100)]
+        await asyncio.gather(*checks)
+        # Given up, and still under way: no more begin.
+        await targets.check("https://another.example/", until=loop.time() + 1)
+        assert len(asked) == 16
+        async with asyncio.timeout(5):
+            assert await loop.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
+            assert await resolve_public("example.org", 80, allow_private=False) == ["8.8.8.8"]
+            # An address asks nobody.
+            with pytest.raises(TargetRefused):
+                await targets.check("https://127.0.0.1/", until=loop.time() + 1)
+        # And the one that has answered may still be on its way out.
+        await eventually(lambda: len(lookups()) == 16)
+        threads = lookups()
+        # Or they would hold up the exit.
+        assert all(thread.daemon for thread in threads)
+    finally:
+        silent.set()
+    await eventually(lambda: not any(thread.is_alive() for thread in threads))
+    await targets.check("https://another.example/", until=loop.time() + 1)
+    assert asked[-1] == "another.example"
+
+
+async def test_after_the_deadline_no_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answering(monkeypatch, "10.0.0.1")
+    await Targets(allow_private=False).check("https://late.example/", until=asyncio.get_running_loop().time())
+    assert asked == []
+
+
+async def test_requests_wait_for_a_place_to_look_names_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "_for_requests", egress.Lookups(1))
+    answering(monkeypatch, "8.8.8.8")
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*(resolve_public(f"{n}.example", 80, allow_private=False) for n in range(5)))
+    assert found == [["8.8.8.8"]] * 5
 
 
 async def test_private_addresses_of_a_name_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

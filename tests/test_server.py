@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import msgspec
@@ -15,6 +16,7 @@ import pytest
 
 from jobserver.errors import ConfigurationError
 from jobserver.job.model import Status
+from jobserver.pipeline.deliver import Deliveries
 from jobserver.server import Server, recover
 from jobserver.settings import Settings
 from jobserver.store.engine import Database, migrate, schema_version
@@ -228,12 +230,26 @@ async def test_a_waiting_request_is_answered_by_a_stop(pair: Pair) -> None:
             assert (await waiting).json()["status"] == "scheduled"
 
 
-async def test_no_task_outlives_its_server(pair: Pair) -> None:
+async def test_no_task_outlives_its_server_and_no_publisher_the_way_to_redis(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = Deliveries.close
+    then: set[str] = set()
+
+    async def closes(deliveries: Deliveries) -> None:
+        then.update(task.get_name() for task in asyncio.all_tasks())
+        await close(deliveries)
+
+    monkeypatch.setattr(Deliveries, "close", closes)
     before = {task.get_name() for task in asyncio.all_tasks()}
     async with running(pair) as server:
+        publishers = {f"upkeep {loop.name}" for loop in server._publishing}
+        assert publishers <= {task.get_name() for task in asyncio.all_tasks()}
         for _ in range(5):
             await ended(server, (await submitted(server)).id)
     assert {task.get_name() for task in asyncio.all_tasks()} == before
+    assert "upkeep prune" in then
+    assert not publishers & then
 
 
 async def test_stopping_without_the_database_ends(
@@ -272,7 +288,12 @@ async def test_without_redis_a_server_is_degraded_and_takes_jobs(
 ) -> None:
     async with running(msgspec.structs.replace(pair, redis_url=own_redis.url)) as server:
         up = {"status": "ok", "database": "ok", "redis": "ok", "draining": False}
-        assert await ready(client, server) == (200, up)
+
+        async def is_up() -> bool:
+            # Redis has a tenth of a second to answer, which a busy machine may take.
+            return await ready(client, server) == (200, up)
+
+        await eventually(is_up)
         if how == "killed":
             own_redis.kill()
         else:
@@ -294,10 +315,7 @@ async def test_without_redis_a_server_is_degraded_and_takes_jobs(
             shown = (await client.get(f"{server.url}/jobs/{job}", params={"wait": 30})).json()
             assert (shown["status"], shown["attempt"]) == ("completed", 1)
 
-        async def back() -> bool:
-            return await ready(client, server) == (200, up)
-
-        await eventually(back)
+        await eventually(is_up)
 
 
 @pytest.mark.parametrize("how", ["killed", "paused"])
@@ -313,8 +331,14 @@ async def test_without_its_database_a_server_is_unavailable_until_it_is_back(
         try:
             started = time.monotonic()
             status, body = await ready(client, server)
-            assert (status, body["status"], body["database"], body["redis"]) == (503, "unavailable", "down", "ok")
+            assert (status, body["status"], body["database"]) == (503, "unavailable", "down")
             assert time.monotonic() - started < 3
+
+            async def only_the_database() -> bool:
+                _, body = await ready(client, server)
+                return (body["database"], body["redis"]) == ("down", "ok")
+
+            await eventually(only_the_database)
             assert (await client.get(f"{server.url}/health")).status_code == 200
             if how == "killed":
                 answer = await client.post(f"{server.url}/jobs", json={"type": "echo"})
@@ -332,4 +356,4 @@ async def test_without_its_database_a_server_is_unavailable_until_it_is_back(
         await eventually(back, within=30)
         answer = await client.post(f"{server.url}/jobs", json={"type": "echo"})
         assert answer.status_code == 201
-        assert (await ended(server, answer.json()["id"])).status is Status.COMPLETED
+        assert (await ended(server, UUID(answer.json()["id"]))).status is Status.COMPLETED

@@ -16,17 +16,22 @@ def response(status: int, body: bytes = b"", **headers: str) -> bytes:
 
 
 class WebServer:
-    """Listens on 127.0.0.1. `answer` gets the head and the body of each request; None closes the connection."""
+    """Listens on 127.0.0.1, on a free port unless told otherwise.
 
-    def __init__(self, answer: Callable[[str, bytes], bytes | None], tls: ssl.SSLContext | None = None) -> None:
+    `answer` gets the head and the body of each request; None closes the connection.
+    """
+
+    def __init__(
+        self, answer: Callable[[str, bytes], bytes | None], tls: ssl.SSLContext | None = None, port: int = 0
+    ) -> None:
         self._answer = answer
         self._tls = tls
         self._server: asyncio.Server | None = None
         self.requests: list[tuple[str, bytes]] = []
-        self.port = 0
+        self.port = port
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

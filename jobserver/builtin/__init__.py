@@ -1,4 +1,4 @@
-"""The handlers that ship with the server: echo, sleep, fail and http.request.
+"""The handlers that ship with the server: echo, sleep, fail and http.request; callback, which only it may use.
 
 Two registries, so that child processes import by name the one that the server was started with.
 """

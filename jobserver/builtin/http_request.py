@@ -65,7 +65,7 @@ def add_http_request(handlers: Handlers, *, allow_private_targets: bool) -> None
         timeout: Seconds = 30.0,
         expect: Statuses | None = None,
     ) -> HttpResult:
-        sent = _with_trace(dict(headers or {}), attempt.trace_context)
+        sent = with_trace(dict(headers or {}), attempt.trace_context)
         content: bytes | None = None
         if json is not UNSET:
             content = msgspec.json.encode(json)
@@ -75,7 +75,7 @@ def add_http_request(handlers: Handlers, *, allow_private_targets: bool) -> None
         return _judged(call, await _answered(call, allow_private_targets))
 
 
-def _with_trace(headers: dict[str, str], context: str | None) -> dict[str, str]:
+def with_trace(headers: dict[str, str], context: str | None) -> dict[str, str]:
     """The endpoint continues the job's trace, unless the job itself says which one."""
     if context is None or any(name.lower() == "traceparent" for name in headers):
         return headers
@@ -119,7 +119,8 @@ def _judged(call: _Call, answer: Answer) -> HttpResult:
     if text:
         message = f"{message}: {text}"
     if answer.status in _PASSING or answer.status >= 500:
-        raise Retry(message, after=_retry_after(answer, datetime.now(UTC)))
+        # Beside the backoff, not instead of it: a server that asks for no time at all would use the retries up at once.
+        raise Retry(message, at_least=retry_after(answer, datetime.now(UTC)))
     raise NotRetryable(message)
 
 
@@ -145,15 +146,15 @@ def _bounded_headers(answer: Answer) -> dict[str, str]:
     return headers
 
 
-def _retry_after(answer: Answer, now: datetime) -> float | None:
-    """Seconds that the server asks for, as a number or as a date; at most a day. None when it does not say."""
+def retry_after(answer: Answer, now: datetime) -> float:
+    """Seconds that the server asks for, as a number or as a date; at most a day. 0 when it does not say."""
     value = dict(answer.headers).get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return min(float(value[:9]), DAY_SECONDS)
     try:
         until = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):
-        return None
+        return 0.0
     if until.tzinfo is None:
         until = until.replace(tzinfo=UTC)
     return min(max(0.0, (until - now).total_seconds()), DAY_SECONDS)

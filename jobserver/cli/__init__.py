@@ -7,6 +7,7 @@ Whatever goes wrong is one line on stderr.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -23,15 +24,22 @@ COMMANDS: Final[Mapping[str, str]] = {
     "serve": "jobserver.cli.serve",
     "migrate": "jobserver.cli.migrate",
     "recover": "jobserver.cli.recover",
+    "secrets": "jobserver.cli.secrets",
+    "keys": "jobserver.cli.keys",
     "torture": "jobserver.cli.torture",
-    "submit": "jobserver.cli.remote",
-    "show": "jobserver.cli.remote",
-    "list": "jobserver.cli.remote",
-    "cancel": "jobserver.cli.remote",
-    "retry": "jobserver.cli.remote",
-    "queues": "jobserver.cli.remote",
-    "workers": "jobserver.cli.remote",
-    "stats": "jobserver.cli.remote",
+    "submit": "jobserver.cli.submit",
+    "show": "jobserver.cli.jobs",
+    "why": "jobserver.cli.jobs",
+    "list": "jobserver.cli.jobs",
+    "cancel": "jobserver.cli.jobs",
+    "retry": "jobserver.cli.jobs",
+    "watch": "jobserver.cli.watch",
+    "dlq": "jobserver.cli.dead_letters",
+    "queues": "jobserver.cli.system",
+    "workers": "jobserver.cli.system",
+    "stats": "jobserver.cli.system",
+    "top": "jobserver.cli.top",
+    "completion": "jobserver.cli.completion",
 }
 
 FAILED: Final = 1
@@ -68,6 +76,10 @@ def group(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """The command `jobserver`. Ends the process."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal of another encoding cannot show is shown by its number.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -88,6 +100,12 @@ def run(arguments: list[str]) -> int:
     except ConfigurationError as error:
         _say(str(error))
         return USAGE
+    except UnicodeEncodeError:
+        # Bytes that are not UTF-8 come as lone surrogates, with which no request and no statement can be made.
+        if all(_is_text(argument) for argument in arguments):
+            raise
+        _say("An argument is not text in UTF-8.")
+        return USAGE
     except click.Abort:
         return INTERRUPTED
     except BrokenPipeError:
@@ -95,6 +113,14 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code if isinstance(code, int) else 0
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _say(message: str) -> None:

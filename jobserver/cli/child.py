@@ -19,6 +19,7 @@ from jobserver.cli.orders import DRAIN, MAX_LINE, NOW, RETIRE, Told, decode_task
 from jobserver.cli.serve import (
     STOP_SIGNALS,
     Serving,
+    collect_seldom,
     import_from_here,
     leave_what_does_not_end,
     loop_factory,
@@ -57,6 +58,9 @@ class Child(Serving):
             # its own away when the interpreter ends, and starts no programs any more.
             for number in (*STOP_SIGNALS, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
+
+    def _signal_numbers(self) -> tuple[signal.Signals, ...]:
+        return STOP_SIGNALS
 
     def _on_signal(self, number: signal.Signals) -> None:
         # However often: service managers signal the parent and all its processes at once.
@@ -113,6 +117,7 @@ def run(arguments: list[str]) -> int:
     task = decode_task(line)
     control.setblocking(False)
     import_from_here()
+    collect_seldom()
     folder = Path(task.folder)
 
     from jobserver.server import Place

@@ -40,6 +40,11 @@ migrate_command = ServerCommand(
     "migrate",
     callback=migrate,
     params=server_options(["database_url", "data_dir"]),
-    help="Bring the database's schema to this release. `serve` does it by itself, unless --no-migrate.",
+    help=(
+        "Bring the database's schema to this release. `serve` does it by itself, unless --no-migrate.\n\n"
+        "\b\nExamples:\n"
+        "  jobserver migrate --database-url postgresql://jobs@db.example.com/jobs\n"
+        "  jobserver migrate --data-dir .jobserver\n"
+    ),
     short_help="Bring the database's schema to this release.",
 )

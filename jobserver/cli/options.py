@@ -12,6 +12,7 @@ import msgspec
 from jobserver.cli.environment import PREFIX
 from jobserver.cli.parameters import (
     DURATION_TYPE,
+    LIST_TYPE,
     NAMES_TYPE,
     EnvironmentArgument,
     EnvironmentOption,
@@ -52,8 +53,17 @@ SECTIONS: Final[Mapping[str, Sequence[ServerOption]]] = {
         ServerOption("workers", COUNT, "Jobs that each process runs at the same time; 0 serves the API only.", "N"),
         ServerOption("queues", NAMES_TYPE, "Consume only these queues. Unset: every queue, new ones too.", "A,B"),
         ServerOption("accept_unknown_types", FLAG, "Accept jobs of types that no worker has registered."),
-        ServerOption("allow_anonymous", FLAG, "Listen beyond loopback although everything is open."),
-        ServerOption("allow_private_targets", FLAG, "Let http.request call private and loopback addresses."),
+        ServerOption("allow_anonymous", FLAG, "Listen beyond loopback although there are no API keys."),
+        ServerOption("allow_private_targets", FLAG, "Let http.request and callbacks reach private addresses."),
+    ),
+    "Access": (
+        ServerOption("cors_origins", LIST_TYPE, "Pages of these may call the server.", "A,B"),
+        ServerOption("trusted_proxies", LIST_TYPE, "Addresses that may say in X-Forwarded-For who calls.", "A,B"),
+        ServerOption("tls_certificate", click.Path(path_type=Path), "Speak TLS with this certificate.", "FILE"),
+        ServerOption("tls_key", click.Path(path_type=Path), "Its private key.", "FILE"),
+        ServerOption("rate_limit", click.STRING, "Submits of each caller, such as 10/minute.", "N/TIME"),
+        ServerOption("max_waiting", COUNT, "Refuse submits while so many jobs wait.", "N"),
+        ServerOption("trace_url_template", click.STRING, "Where the page finds a trace, by {trace_id}.", "URL"),
     ),
     "Engines": (
         ServerOption("database_url", click.STRING, "PostgreSQL. Unset, like --redis-url: embedded engines.", "URL"),
@@ -72,6 +82,7 @@ SECTIONS: Final[Mapping[str, Sequence[ServerOption]]] = {
         ServerOption("backoff_cap", DURATION_TYPE, "The longest wait before a retry.", "DURATION"),
         ServerOption("timeout", DURATION_TYPE, "Of an attempt of a job whose type does not say.", "DURATION"),
         ServerOption("max_crashes", COUNT, "Lost leases after which a job has failed.", "N"),
+        ServerOption("callback_retries", COUNT, "Retries of a callback.", "N"),
         ServerOption("thread_grace", DURATION_TYPE, "How long a thread may outlive its timeout.", "DURATION"),
         ServerOption("threads", COUNT, "Threads for handlers that are plain functions.", "N"),
         ServerOption("process_pool", COUNT, 'Child processes for handlers with executor="process".', "N"),
@@ -79,9 +90,11 @@ SECTIONS: Final[Mapping[str, Sequence[ServerOption]]] = {
     "Keeping": (
         ServerOption("retention", DURATION_TYPE, "Of completed and canceled jobs.", "DURATION"),
         ServerOption("retention_failed", DURATION_TYPE, "Of failed jobs.", "DURATION"),
+        ServerOption("retention_audit", DURATION_TYPE, "Of the audit log.", "DURATION"),
         ServerOption("idempotency_ttl", DURATION_TYPE, "Of idempotency keys.", "DURATION"),
         ServerOption("max_payload_bytes", BYTES, "Largest payload.", "BYTES"),
         ServerOption("max_result_bytes", BYTES, "Largest result.", "BYTES"),
+        ServerOption("events_max", COUNT, "Live events that can be read again after a break; 0: no live events.", "N"),
     ),
     "Logs": (
         ServerOption(

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+import click
 import msgspec
 
 if TYPE_CHECKING:  # imported on use: the commands that print no table start faster
     from rich.console import Console
+    from rich.text import Text
 
 # Wide enough for any table of ours: what is not a terminal has no width to fit into.
 UNBOUNDED: Final = 4_096
@@ -23,6 +25,7 @@ STATUS_STYLES: Final = {
     "running": "cyan",
     "retrying": "magenta",
 }
+_COLOURS: Final = frozenset({"green", "red", "yellow", "cyan", "magenta"})
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -69,18 +72,34 @@ def age(seconds: float | None) -> str:
     return f"{left}s" if left else f"{seconds:.1f}s"
 
 
+def rate(per_second: float | None) -> str:
+    """Jobs a second; nothing where that is not known."""
+    if per_second is None:
+        return ""
+    return f"{per_second:,.1f}" if per_second else "0"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
     """A table on stdout; `numbers` names the columns that are aligned to the right."""
     from rich.table import Table
-    from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         right = column in numbers
         made.add_column(column, justify="right" if right else "left", no_wrap=right or column == "id")
     for row in rows:
-        made.add_row(*(Text(printable(cell), style=STATUS_STYLES.get(cell, "")) for cell in row))
+        made.add_row(*(_cell(cell, number=column in numbers) for column, cell in zip(columns, row, strict=True)))
     _console().print(made)
+
+
+def _cell(cell: str, *, number: bool) -> Text:
+    from rich.text import Text
+
+    text = Text(printable(cell), style=STATUS_STYLES.get(cell, ""))
+    if not number:
+        # Where there is no room it is folded and not cut: ids, keys and secrets are copied from here.
+        text.overflow, text.no_wrap = "fold", False
+    return text
 
 
 def details(rows: Iterable[tuple[str, str]]) -> None:
@@ -95,6 +114,14 @@ def details(rows: Iterable[tuple[str, str]]) -> None:
         if value:
             made.add_row(name, Text(printable(value, lines=True), style=STATUS_STYLES.get(value, "")))
     _console().print(made)
+
+
+def say(text: str, style: str = "") -> None:
+    """One line on stdout, at once; `style` is a status or a colour, seen on a terminal."""
+    colour = STATUS_STYLES.get(style, style)
+    plain = not colour or colour not in _COLOURS or not sys.stdout.isatty()
+    click.echo(text if plain else click.style(text, fg=colour))
+    sys.stdout.flush()
 
 
 def _console() -> Console:

@@ -65,9 +65,21 @@ class Names(_Names):
         return names
 
 
+class Parts(_Names):
+    """Texts that are separated by commas, in small letters."""
+
+    name = "list"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(part.strip().lower() for part in str(value).split(",") if part.strip()))
+
+
 DURATION_TYPE: Final = Duration()
 PATIENCE_TYPE: Final = Patience()
 NAMES_TYPE: Final = Names()
+LIST_TYPE: Final = Parts()
 
 
 def shown_duration(seconds: float) -> str:

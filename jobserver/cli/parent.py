@@ -369,9 +369,7 @@ class Parent:
 
     async def _end(self) -> None:
         """Drain them all at once."""
-        self._stopping.set()
-        for process in self._processes:
-            process.drain()
+        self._drain()
         for process in list(self._processes):
             await process.ended.wait()
             # One that had not started had nothing to drain.
@@ -395,10 +393,8 @@ class Parent:
         if self._signals > 1:
             self._hurrying.set()
             return
-        self._stopping.set()
-        for process in self._processes:
-            process.drain()
-        if number == signal.SIGINT or self._terminal:
+        self._drain()
+        if number == signal.SIGINT or sys.stderr.isatty():
             count = len(self._processes)
             click.echo(
                 f"draining {count} {'process' if count == 1 else 'processes'}, Ctrl-C again to stop now", err=True
@@ -406,10 +402,16 @@ class Parent:
 
     def _on_hangup(self) -> None:
         if self._terminal and not sys.stderr.isatty():
-            # Not a wish to reload: the terminal is gone.
-            self._on_stop(signal.SIGHUP)
+            # Not a wish to reload: the terminal is gone. Shell and system both say so: that does not mean to stop now.
+            self._drain()
         else:
             self._reloading.set()
+
+    def _drain(self) -> None:
+        if not self._stopping.is_set():
+            self._stopping.set()
+            for process in self._processes:
+                process.drain()
 
     def _on_child(self) -> None:
         for process in self._processes:

@@ -22,6 +22,7 @@ FIELDS: Final = (
     "backoff_base",
     "backoff_cap",
     "max_crashes",
+    "callback_retries",
 )
 
 
@@ -50,6 +51,11 @@ recover_command = ServerCommand(
     "recover",
     callback=recover,
     params=server_options(FIELDS),
-    help="Mend once what crashes left behind, and tell what it was. Running servers do this all the time.",
+    help=(
+        "Mend once what crashes left behind, and tell what it was. Running servers do this all the time.\n\n"
+        "\b\nExamples:\n"
+        "  jobserver recover\n"
+        "  jobserver recover --data-dir .jobserver\n"
+    ),
     short_help="Mend once what crashes left behind.",
 )

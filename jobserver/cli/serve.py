@@ -32,6 +32,7 @@ LAST_SECONDS: Final = 1.0
 HELP: Final = f"""Run a server: the HTTP API, and consumers of jobs.
 
 \b
+Examples:
   jobserver serve
   jobserver serve mail:handlers --workers 8 --queues mail,default
 
@@ -58,6 +59,7 @@ def serve(**values: Any) -> int:
 
         return run_processes(settings, with_banner=with_banner)
     import_from_here()
+    collect_seldom()
 
     from jobserver.telemetry.logs import configure_logs
 
@@ -100,14 +102,18 @@ serve_command = ServerCommand(
 )
 
 
-def _spare_the_collector() -> None:
-    """Modules and what a start has built live as long as the process: not looked at again and again.
+def collect_seldom() -> None:
+    """What a job leaves behind is freed by counting; cycles may wait for a while.
 
-    What a job leaves behind is freed by counting; cycles may wait for a while.
+    Called before the server is imported: imports leave nothing to collect, and would take an eighth longer.
     """
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def spare_the_collector() -> None:
+    """Modules and what a start has built live as long as the process: not looked at again and again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
 
 
 class Serving:
@@ -126,12 +132,13 @@ class Serving:
         loop = asyncio.get_running_loop()
         self._starting = starting = asyncio.current_task()
         assert starting is not None
-        for number in STOP_SIGNALS:
+        numbers = self._signal_numbers()
+        for number in numbers:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
             async with self.server as server:
                 self._started = True
-                _spare_the_collector()
+                spare_the_collector()
                 self._on_started(server.facts)
                 await server.serve()
         except asyncio.CancelledError:
@@ -144,7 +151,7 @@ class Serving:
                 raise
             raise ConfigurationError(f"The server could not start: {error or 'an engine took too long'}.") from error
         finally:
-            for number in STOP_SIGNALS:
+            for number in numbers:
                 loop.remove_signal_handler(number)
 
     def stop(self) -> None:
@@ -165,7 +172,16 @@ class Serving:
             # A handler that refuses to be cancelled would hold up the end of the event loop for ever.
             asyncio.get_running_loop().call_later(STOP_NOW_SECONDS, os._exit, 1)
 
+    def _signal_numbers(self) -> tuple[signal.Signals, ...]:
+        # Who started it by nohup wants it to outlive the terminal.
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        return STOP_SIGNALS if ignored else (*STOP_SIGNALS, signal.SIGHUP)
+
     def _on_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            # The terminal is gone. Shell and system both say so: that does not mean to stop now.
+            self.stop()
+            return
         self._signals += 1
         if self._signals == 2:
             self.stop_now()

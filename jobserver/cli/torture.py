@@ -19,6 +19,11 @@ Starts engines and server processes of its own, submits a bounded load, injects 
 from the seed, lets everything come to rest, and compares what was sent, what the handlers saw and what SQL says.
 
 The exit code is 0 only if every invariant holds. What is violated is printed with the whole history of its job.
+
+\b
+Examples:
+  jobserver torture --minutes 5
+  jobserver torture --seed 7 --pair embedded --report torture.json
 """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from jobserver.embedded.folder import DataFolder, database_url, is_running, lock_database, prepare
+from jobserver.embedded.folder import DataFolder, database_url, is_new, is_running, lock_database, prepare
 from jobserver.embedded.valkey import EmbeddedValkey, find_server
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "EmbeddedValkey",
     "database_url",
     "find_server",
+    "is_new",
     "is_running",
     "lock_database",
     "prepare",

@@ -108,6 +108,11 @@ def prepare(path: Path | str) -> Path:
     return folder
 
 
+def is_new(path: Path | str) -> bool:
+    """Whether no server has kept anything in this folder yet. Creates nothing."""
+    return not (_absolute(path) / _DATABASE).exists()
+
+
 def is_running(path: Path | str) -> bool:
     """Whether a server holds this folder. Creates nothing and keeps no lock."""
     folder = _absolute(path)

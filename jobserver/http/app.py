@@ -9,16 +9,26 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from jobserver.http import dead_letters, jobs, queues, system
+from jobserver.http import audit, dead_letters, jobs, live, page, queues, session, system
 from jobserver.http.api import Api
+from jobserver.http.cors import Cors
 from jobserver.http.documents import with_documents
-from jobserver.http.guard import OpenModeGuard
+from jobserver.http.guard import Guard
 from jobserver.http.operations import Operation, methods, options_route, performer, route
 from jobserver.http.problems import on_exception
 from jobserver.settings import Settings
 
 OPERATIONS: Final[tuple[Operation, ...]] = with_documents(
-    (*jobs.OPERATIONS, *dead_letters.OPERATIONS, *queues.OPERATIONS, *system.OPERATIONS)
+    (
+        *jobs.OPERATIONS,
+        *live.OPERATIONS,
+        *dead_letters.OPERATIONS,
+        *queues.OPERATIONS,
+        *audit.OPERATIONS,
+        *system.OPERATIONS,
+        *page.OPERATIONS,
+        *session.OPERATIONS,
+    )
 )
 
 
@@ -38,7 +48,9 @@ def build_app(api: Api, settings: Settings) -> ASGIApp:
         debug=False,
         pdb_on_exception=False,
     )
-    return OpenModeGuard(ShortCut(app, jobs.submit_job, api, settings.max_payload_bytes), settings.host)
+    short: ASGIApp = ShortCut(app, jobs.submit_job, api, settings.max_payload_bytes)
+    guarded = Guard(short, settings.host, api.access, settings.cors_origins or ())
+    return Cors(guarded, settings.cors_origins) if settings.cors_origins else guarded
 
 
 class ShortCut:

@@ -44,8 +44,12 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
-async def read(scope: HTTPScope, receive: Receive, limit: int) -> bytes:
-    """The body, at most `limit` bytes. Raises RequestRefused, and ClientGone."""
+# What a body is waited for within: its sender may lose the permission to send it meanwhile.
+Admitted = Callable[[Awaitable[bytes], HTTPScope], Awaitable[bytes]]
+
+
+async def read(scope: HTTPScope, receive: Receive, limit: int, admitted: Admitted | None = None) -> bytes:
+    """The body, at most `limit` bytes. Raises RequestRefused, ClientGone, and what `admitted` raises."""
     _check_headers(scope, limit)
     reading = _read_chunks(receive, limit)
     try:
@@ -56,7 +60,8 @@ async def read(scope: HTTPScope, receive: Receive, limit: int) -> bytes:
         return body
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await _resumed(reading, waits_for)
+            rest = _resumed(reading, waits_for)
+            return await (rest if admitted is None else admitted(rest, scope))
     except TimeoutError:
         raise RequestRefused(
             HTTPStatus.REQUEST_TIMEOUT, f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
@@ -177,6 +182,8 @@ def decode_submit(data: bytes | msgspec.Raw, at: str, max_payload_bytes: int) ->
 
 async def decode_batch(data: bytes, max_payload_bytes: int) -> BatchBody:
     """The jobs of a batch, each with its own path; other requests get their turn in between."""
+    if len(data) <= SLICE_BYTES and (batch := _batch_at_once(data, max_payload_bytes)) is not None:
+        return batch
     check_json(data)
     skeleton = decode(_SKELETON, data, "$")
     bodies: list[SubmitBody] = []
@@ -188,6 +195,26 @@ async def decode_batch(data: bytes, max_payload_bytes: int) -> BatchBody:
             done = 0
             await asyncio.sleep(0)
     return BatchBody(jobs=bodies)
+
+
+def _batch_at_once(data: bytes, max_payload_bytes: int) -> BatchBody | None:
+    """The jobs of a batch, in half the time; None where something is wrong: job by job, it is found out what."""
+    try:
+        batch = _BATCH.decode(data)
+        closer: list[int] = []
+        for index, body in enumerate(batch.jobs):
+            payload = bytes(body.payload)
+            if len(payload) > max_payload_bytes:
+                return None
+            if _may_be_deep(payload):
+                closer.append(index)
+            if body.run_at is not None or body.expires_at is not None:
+                batch.jobs[index] = normalized(body)
+        # What is raw to the types, the payloads, is JSON too.
+        whole = _ANY.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Invalid):
+        return None
+    return batch if all(_is_shallow(whole["jobs"][index]["payload"]) for index in closer) else None
 
 
 def decode(typed: msgspec.json.Decoder[B], data: bytes | msgspec.Raw, at: str) -> B:
@@ -228,9 +255,13 @@ def check_payload(data: bytes, path: str, max_payload_bytes: int) -> None:
         raise _not_json(data, error) from None
     except RecursionError:
         raise _too_deep(path) from None
-    # Brackets inside strings count here too, which only makes for a closer look.
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and not _is_shallow(payload):
+    if _may_be_deep(data) and not _is_shallow(payload):
         raise _too_deep(path)
+
+
+def _may_be_deep(data: bytes) -> bool:
+    """Whether to look closer. Brackets inside strings count here too."""
+    return data.count(b"[") + data.count(b"{") > MAX_DEPTH
 
 
 def _is_shallow(value: Any) -> bool:
@@ -250,6 +281,7 @@ def _is_shallow(value: Any) -> bool:
 
 
 _SUBMIT: Final = msgspec.json.Decoder(SubmitBody)
+_BATCH: Final = msgspec.json.Decoder(BatchBody)
 _SKELETON: Final = msgspec.json.Decoder(_Skeleton)
 _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 _ANY: Final = msgspec.json.Decoder()

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from jobserver.errors import Invalid
+from jobserver.http.audit import noted
 from jobserver.http.body import Nothing
 from jobserver.http.jobs import PageQuery, job_id_of, list_page
 from jobserver.http.operations import NO_CONTENT, Answer, Call, operation
@@ -17,15 +18,26 @@ from jobserver.job.model import Status
 from jobserver.job.query import Selection
 from jobserver.job.wire import (
     DeletedView,
+    FailedGroupList,
+    Fingerprint,
     JobPage,
     JobView,
     Name,
     ReplayBody,
     ReplayedView,
     encode_job,
+    group_list,
 )
 
 TAG: Final = "Dead letters"
+
+
+class GroupsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which failed jobs to group, and how many groups to show."""
+
+    type: Name | None = None
+    queue: Name | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
 
 
 class DeleteQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +45,7 @@ class DeleteQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     type: Name | None = None
     queue: Name | None = None
+    fingerprint: Fingerprint | None = None
     all: Annotated[bool, Meta(description="Says that no filter is meant.")] = False
     dry_run: Annotated[bool, Meta(description="Change nothing; answer what would be.")] = False
 
@@ -47,7 +60,25 @@ class DeleteQuery(msgspec.Struct, frozen=True, kw_only=True):
 )
 async def list_dead_letters(call: Call[PageQuery, Nothing]) -> Reply:
     """List failed jobs, most recently failed first."""
-    return await list_page(call.api, call.query, statuses=frozenset({Status.FAILED}), dead_first=True)
+    return await list_page(call, call.query, statuses=frozenset({Status.FAILED}), dead_first=True)
+
+
+@operation(
+    "GET",
+    "/dlq/groups",
+    Answer(status=200, description="The groups.", kind=FailedGroupList),
+    tag=TAG,
+    access="read",
+    problems=(503,),
+)
+async def group_dead_letters(call: Call[GroupsQuery, Nothing]) -> Reply:
+    """Group failed jobs by type and by what their errors have in common, the most recently failed first.
+
+    The `fingerprint` of a group is that of the error's type and of its message without its numbers, ids and quoted
+    text. It chooses the group in `/jobs`, `/dlq`, a replay and a delete.
+    """
+    query = call.query
+    return answer(group_list(await call.api.views.failed_groups(type=query.type, queue=query.queue, limit=query.limit)))
 
 
 @operation(
@@ -63,7 +94,11 @@ async def replay_dead_letter(call: Call[Nothing, Nothing]) -> Reply:
 
     A job that is not failed is 409.
     """
-    return Reply(200, encode_job(await call.api.commands.replay(job_id_of(call.path), failed_only=True)))
+    job_id = job_id_of(call.path)
+    async with noted(call, "replay", job_id=str(job_id)) as action:
+        job = await call.api.commands.replay(job_id, failed_only=True)
+        action.changed = 1
+    return Reply(200, encode_job(job))
 
 
 @operation(
@@ -80,9 +115,28 @@ async def replay_dead_letters(call: Call[Nothing, ReplayBody]) -> Reply:
     Needs a filter, ids, or `"all": true`.
     """
     body = call.body
-    selection = Selection(type=body.type, queue=body.queue, ids=tuple(dict.fromkeys(body.ids or ())), all=body.all)
+    selection = Selection(
+        type=body.type,
+        queue=body.queue,
+        fingerprint=body.fingerprint,
+        ids=tuple(dict.fromkeys(body.ids or ())),
+        all=body.all,
+    )
     _check_meant(selection, "$")
-    ids = await call.api.commands.replay_many(selection, limit=body.limit, dry_run=body.dry_run)
+    if body.dry_run:
+        ids = await call.api.commands.replay_many(selection, limit=body.limit, dry_run=True)
+        return answer(ReplayedView(len(ids), ids))
+    async with noted(
+        call,
+        "replay",
+        type=selection.type,
+        queue=selection.queue,
+        fingerprint=selection.fingerprint,
+        ids=[str(job_id) for job_id in selection.ids],
+        all=selection.all,
+    ) as action:
+        ids = await call.api.commands.replay_many(selection, limit=body.limit, dry_run=False)
+        action.changed = len(ids)
     return answer(ReplayedView(len(ids), ids))
 
 
@@ -92,7 +146,10 @@ async def delete_dead_letter(call: Call[Nothing, Nothing]) -> Reply:
 
     A job that is not failed is 409.
     """
-    await call.api.commands.delete(job_id_of(call.path))
+    job_id = job_id_of(call.path)
+    async with noted(call, "delete", job_id=str(job_id)) as action:
+        await call.api.commands.delete(job_id)
+        action.changed = 1
     return Reply(204)
 
 
@@ -110,14 +167,25 @@ async def delete_dead_letters(call: Call[DeleteQuery, Nothing]) -> Reply:
     Needs a filter, or `all=true`.
     """
     query = call.query
-    selection = Selection(type=query.type, queue=query.queue, all=query.all)
+    selection = Selection(type=query.type, queue=query.queue, fingerprint=query.fingerprint, all=query.all)
     _check_meant(selection, PATH)
-    deleted = await call.api.commands.delete_many(selection, dry_run=query.dry_run)
+    if query.dry_run:
+        return answer(DeletedView(await call.api.commands.delete_many(selection, dry_run=True)))
+    async with noted(
+        call,
+        "delete",
+        type=selection.type,
+        queue=selection.queue,
+        fingerprint=selection.fingerprint,
+        all=selection.all,
+    ) as action:
+        action.changed = deleted = await call.api.commands.delete_many(selection, dry_run=False)
     return answer(DeletedView(deleted))
 
 
 OPERATIONS: Final = (
     list_dead_letters,
+    group_dead_letters,
     replay_dead_letter,
     replay_dead_letters,
     delete_dead_letter,
@@ -127,5 +195,5 @@ OPERATIONS: Final = (
 
 def _check_meant(selection: Selection, path: str) -> None:
     """Raises Invalid for a selection of everything that does not say so."""
-    if selection.type is None and selection.queue is None and not selection.ids and not selection.all:
+    if selection == Selection():
         raise Invalid(path, "Expected a filter, or `all` to select every failed job")

@@ -14,8 +14,8 @@ from jobserver.job.wire import KEY_PATTERN
 KEY_PATH: Final = "$.headers.idempotency-key"
 
 _KEY: Final = re.compile(KEY_PATTERN)
-# A string of RFC 8941: the form that the Idempotency-Key draft asks for.
-_QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+# A string of RFC 8941: the form that the Idempotency-Key draft asks for. It defines no parameters: they are skipped.
+_QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"(?: *; *[a-z*][a-z0-9_.*-]*(?:=[!-:<-~]*)?)*')
 _PARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _STATE_MEMBER: Final = re.compile(
     r"[a-z0-9][a-z0-9_\-*/]{0,255}(@[a-z][a-z0-9_\-*/]{0,13})?=[ -+\--<>-~]{0,255}[!-+\--<>-~]"

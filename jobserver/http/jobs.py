@@ -3,43 +3,51 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 from jobserver.errors import Invalid, KeyReused, NotFound
-from jobserver.http.api import Api
+from jobserver.http.admitted import while_admitted
+from jobserver.http.audit import noted
 from jobserver.http.body import Nothing
 from jobserver.http.headers import KEY_PATH, submit_headers
 from jobserver.http.operations import Answer, Call, Header, operation
 from jobserver.http.problems import key_reused
 from jobserver.http.query import PATH
 from jobserver.http.reply import JSON, Reply, answer
+from jobserver.http.shown import shown, shown_attempts, shown_page
 from jobserver.job.model import TERMINAL, Status
-from jobserver.job.query import JobFilter
+from jobserver.job.query import PERMITTED, JobFilter, Order
 from jobserver.job.wire import (
     MAX_WAIT_SECONDS,
+    ActionBody,
+    ActionView,
     AttemptList,
     BatchBody,
     BatchItem,
     BatchView,
+    FilterBody,
+    Fingerprint,
     JobPage,
     JobView,
     Name,
+    Part,
     SubmitBody,
     Tag,
     Timestamp,
+    WhyView,
+    action_view,
     attempt_list,
     encode_job,
     in_utc,
     job_page,
+    why_view,
 )
 
 TAG: Final = "Jobs"
-# One scope for everybody while there are no API keys.
-SCOPE: Final = ""
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _REPLAYED: Final = (*JSON, (b"idempotency-replayed", b"true"))
@@ -63,6 +71,12 @@ class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
     tag: Tag | None = None
     created_after: Timestamp | None = None
     created_before: Timestamp | None = None
+    q: Annotated[
+        Part | None,
+        Meta(description="A part of the payload's text, literally. Looked for during 2 s, then the page is `partial`."),
+    ] = None
+    error: Annotated[Part | None, Meta(description="The same in the type or the message of the last error.")] = None
+    fingerprint: Annotated[Fingerprint | None, Meta(description="Failed jobs that failed alike.")] = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     offset: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     cursor: Annotated[
@@ -97,6 +111,7 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     Answer(status=200, description="The key was known: the job of then.", kind=JobView, headers=(LOCATION, REPLAYED)),
     tag=TAG,
     access="submit",
+    submits=True,
     problems=(503,),
     headers=(IDEMPOTENCY_KEY, TRACEPARENT, TRACESTATE),
 )
@@ -112,11 +127,11 @@ async def submit_job(call: Call[Nothing, SubmitBody]) -> Reply:
         if body.idempotency_key is not None:
             raise Invalid("$.idempotency_key", "Expected the same key as in the Idempotency-Key header")
         body = msgspec.structs.replace(body, idempotency_key=headers.idempotency_key)
-    accepted = await call.api.submitter.submit(body, scope=SCOPE, trace_context=headers.trace_context)
+    accepted = await call.api.submitter.submit(body, scope=call.caller.scope, trace_context=headers.trace_context)
     location = (b"location", b"/jobs/%s" % str(accepted.job.id).encode())
     if accepted.created:
-        return Reply(201, encode_job(accepted.job), (*JSON, location))
-    return Reply(200, encode_job(accepted.job), (*_REPLAYED, location))
+        return Reply(201, encode_job(shown(accepted.job, call.caller)), (*JSON, location))
+    return Reply(200, encode_job(shown(accepted.job, call.caller)), (*_REPLAYED, location))
 
 
 @operation(
@@ -125,6 +140,7 @@ async def submit_job(call: Call[Nothing, SubmitBody]) -> Reply:
     Answer(status=201, description="The jobs are stored, those of known keys were.", kind=BatchView),
     tag=TAG,
     access="submit",
+    submits=True,
     problems=(503,),
     headers=(TRACEPARENT, TRACESTATE),
 )
@@ -138,7 +154,7 @@ async def submit_batch(call: Call[Nothing, BatchBody]) -> Reply:
         raise Invalid(KEY_PATH, "Expected an `idempotency_key` in each job of a batch instead of the header")
     try:
         accepted = await call.api.submitter.submit_many(
-            call.body.jobs, scope=SCOPE, trace_context=headers.trace_context
+            call.body.jobs, scope=call.caller.scope, trace_context=headers.trace_context
         )
     except KeyReused as error:
         return key_reused(f"$.jobs[{error.index}].idempotency_key", str(error))
@@ -156,7 +172,7 @@ async def submit_batch(call: Call[Nothing, BatchBody]) -> Reply:
 )
 async def list_jobs(call: Call[JobsQuery, Nothing]) -> Reply:
     """List jobs, newest first."""
-    return await list_page(call.api, call.query, statuses=frozenset(call.query.status))
+    return await list_page(call, call.query, statuses=frozenset(call.query.status))
 
 
 @operation(
@@ -174,8 +190,8 @@ async def show_job(call: Call[JobQuery, Nothing]) -> Reply:
     if job is None:
         raise unknown_job(job_id)
     if call.query.wait > 0 and job.status not in TERMINAL:
-        job = await call.api.commands.wait(job_id, call.query.wait)
-    return Reply(200, encode_job(job))
+        job = await while_admitted(call.api.commands.wait(job_id, call.query.wait), call.api.access, call.scope, "read")
+    return Reply(200, encode_job(shown(job, call.caller)))
 
 
 @operation(
@@ -195,7 +211,28 @@ async def list_attempts(call: Call[Nothing, Nothing]) -> Reply:
     records = await call.api.views.attempts(job_id)
     if records is None:
         raise unknown_job(job_id)
-    return answer(attempt_list(records))
+    return answer(attempt_list(shown_attempts(records, call.caller)))
+
+
+@operation(
+    "GET",
+    "/jobs/{job_id}/why",
+    Answer(status=200, description="The reasons, the most important first.", kind=WhyView),
+    tag=TAG,
+    access="read",
+    problems=(404, 503),
+)
+async def explain_job(call: Call[Nothing, Nothing]) -> Reply:
+    """Explain a job.
+
+    Why it is not running yet, what it is doing, or why it ended as it did: codes for programs, sentences for people,
+    the figures behind them, and what to do. At least one reason, whatever the job is.
+    """
+    job_id = job_id_of(call.path)
+    found = await call.api.why.of(job_id)
+    if found is None:
+        raise unknown_job(job_id)
+    return answer(why_view(*found))
 
 
 @operation(
@@ -213,7 +250,7 @@ async def cancel_job(call: Call[Nothing, Nothing]) -> Reply:
     A job that has ended is 409.
     """
     done = await call.api.commands.cancel(job_id_of(call.path))
-    return Reply(202 if done.was_running else 200, encode_job(done.job))
+    return Reply(202 if done.was_running else 200, encode_job(shown(done.job, call.caller)))
 
 
 @operation(
@@ -229,10 +266,71 @@ async def retry_job(call: Call[Nothing, Nothing]) -> Reply:
 
     A job in any other state is 409. Its counters start again, its history stays.
     """
-    return Reply(200, encode_job(await call.api.commands.replay(job_id_of(call.path), failed_only=False)))
+    job_id = job_id_of(call.path)
+    async with noted(call, "retry", job_id=str(job_id)) as action:
+        job = await call.api.commands.replay(job_id, failed_only=False)
+        action.changed = 1
+    return Reply(200, encode_job(job))
 
 
-OPERATIONS: Final = (submit_job, submit_batch, list_jobs, show_job, list_attempts, cancel_job, retry_job)
+@operation(
+    "POST",
+    "/jobs/actions",
+    Answer(status=200, description="What was changed, or would be.", kind=ActionView),
+    tag=TAG,
+    access="admin",
+    problems=(503,),
+)
+async def act_on_jobs(call: Call[Nothing, ActionBody]) -> Reply:
+    """Cancel, queue again or delete many jobs.
+
+    Needs either a filter that says something, or ids. What has changed since it was chosen, so that the action does
+    not permit it or the filter's `status` does not mean it any more, is left alone.
+    """
+    order = _order_of(call.body)
+    if order.dry_run:
+        return answer(action_view(await call.api.commands.carry_out(order)))
+    async with noted(call, order.verb, **_said_of(call.body)) as action:
+        done = await call.api.commands.carry_out(order)
+        action.changed = done.changed
+    return answer(action_view(done))
+
+
+def _order_of(body: ActionBody) -> Order:
+    """Raises Invalid for an action that does not say for which jobs it is, or says it twice."""
+    if (body.filter is None) == (body.ids is None):
+        raise Invalid("$", "Expected either `filter` or `ids`")
+    if body.filter is None:
+        if body.cursor is not None:
+            raise Invalid("$.cursor", "Expected it together with a `filter`")
+        return Order(verb=body.action, ids=tuple(dict.fromkeys(body.ids or ())), limit=body.limit, dry_run=body.dry_run)
+    if body.filter == FilterBody():
+        raise Invalid("$.filter", "Expected a filter that says something")
+    wanted = filter_of(body.filter, frozenset(body.filter.status), "$.filter")
+    order = Order(verb=body.action, wanted=wanted, limit=body.limit, cursor=body.cursor, dry_run=body.dry_run)
+    if not order.statuses:
+        permitted = ", ".join(sorted(PERMITTED[body.action]))
+        raise Invalid("$.filter.status", f"Expected some of what `{body.action}` is for: {permitted}")
+    return order
+
+
+def _said_of(body: ActionBody) -> dict[str, Any]:
+    """An action as the audit log shows it."""
+    said: dict[str, Any] = msgspec.to_builtins(body)
+    return {name: value for name, value in said.items() if name in ("filter", "ids")}
+
+
+OPERATIONS: Final = (
+    submit_job,
+    submit_batch,
+    list_jobs,
+    show_job,
+    list_attempts,
+    explain_job,
+    cancel_job,
+    retry_job,
+    act_on_jobs,
+)
 
 
 def job_id_of(path: dict[str, str]) -> UUID:
@@ -247,17 +345,31 @@ def unknown_job(job_id: UUID) -> NotFound:
     return NotFound(f"There is no job {job_id}.")
 
 
-async def list_page(api: Api, query: PageQuery, *, statuses: frozenset[Status], dead_first: bool = False) -> Reply:
-    if query.cursor is not None and query.offset:
-        raise Invalid(f"{PATH}.offset", "Expected either `offset` or `cursor`, got both")
-    wanted = JobFilter(
+def filter_of(
+    asked: PageQuery | FilterBody, statuses: frozenset[Status], path: str, *, dead_first: bool = False
+) -> JobFilter:
+    """What is asked for, its times in UTC. Raises Invalid."""
+    return JobFilter(
         statuses=statuses,
-        type=query.type,
-        queue=query.queue,
-        tag=query.tag,
-        created_after=in_utc(query.created_after, f"{PATH}.created_after"),
-        created_before=in_utc(query.created_before, f"{PATH}.created_before"),
+        type=asked.type,
+        queue=asked.queue,
+        tag=asked.tag,
+        created_after=in_utc(asked.created_after, f"{path}.created_after"),
+        created_before=in_utc(asked.created_before, f"{path}.created_before"),
+        q=asked.q,
+        error=asked.error,
+        fingerprint=asked.fingerprint,
         dead_first=dead_first,
     )
-    page = await api.views.jobs(wanted, limit=query.limit, offset=query.offset, cursor=query.cursor)
-    return answer(job_page(page, limit=query.limit, offset=query.offset))
+
+
+async def list_page(
+    call: Call[Any, Nothing], query: PageQuery, *, statuses: frozenset[Status], dead_first: bool = False
+) -> Reply:
+    if query.cursor is not None and query.offset:
+        raise Invalid(f"{PATH}.offset", "Expected either `offset` or `cursor`, got both")
+    if query.offset and (query.q is not None or query.error is not None):
+        raise Invalid(f"{PATH}.offset", "Expected `cursor` instead: what is searched is not counted")
+    wanted = filter_of(query, statuses, PATH, dead_first=dead_first)
+    page = await call.api.views.jobs(wanted, limit=query.limit, offset=query.offset, cursor=query.cursor)
+    return answer(job_page(shown_page(page, call.caller), limit=query.limit, offset=query.offset))

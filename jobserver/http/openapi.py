@@ -13,6 +13,7 @@ from jobserver import __version__
 from jobserver.http.body import BATCH_BYTES, Nothing
 from jobserver.http.operations import Answer, Header, Operation
 from jobserver.job.wire import NAME_PATTERN, Problem
+from jobserver.pipeline.credentials import COOKIE
 
 Json = dict[str, Any]
 
@@ -26,6 +27,10 @@ are errors too. The paths in `errors` start at the body (`$.delay`); `$.query.li
 `$.path.name` are elsewhere. A batch has at most {BATCH_BYTES // 1_048_576} MiB.
 
 Calls that take no body accept none, or `{{}}`.
+
+Once there are API keys, each call but those of `/health`, the page and its session needs one with the scope that
+`x-access` names, or a wider one: read, submit, admin. It is sent as `Authorization: Bearer KEY`, by browsers in a
+cookie. Tracebacks are shown to admin alone.
 """
 
 PATH_PARAMETERS: Final[Mapping[str, Json]] = {
@@ -82,6 +87,27 @@ EXAMPLES: Final[Mapping[str, Json]] = {
         "limit": 20,
         "offset": 0,
         "next_cursor": None,
+        "partial": False,
+    },
+    "ActionBody": {"action": "cancel", "filter": {"status": ["queued"], "type": "email.send"}, "dry_run": True},
+    "WhyView": {
+        "id": _JOB["id"],
+        "status": "queued",
+        "summary": "The queue mail is paused: none of its jobs starts.",
+        "reasons": [
+            {
+                "code": "queue_paused",
+                "message": "The queue mail is paused: none of its jobs starts.",
+                "hint": "Resume it: POST /queues/mail/resume, or `jobserver queues resume mail`.",
+                "figures": {"queue": "mail"},
+            },
+            {
+                "code": "jobs_ahead",
+                "message": "It is behind 12 jobs of the queue mail.",
+                "hint": "Older ones, and those with a higher priority, go first.",
+                "figures": {"ahead": 12, "capped": False, "rate_per_second": 4.2, "seconds": None},
+            },
+        ],
     },
     "Problem": {
         "type": "about:blank",
@@ -100,19 +126,82 @@ RULES: Final[Mapping[str, Json]] = {
             "properties": {"delay": {"type": "number"}, "run_at": {"type": "string"}},
         }
     },
+    "ActionBody": {
+        # Either of the two. Said by `not`, as below.
+        "not": {
+            "anyOf": [
+                {"properties": {"filter": {"type": "null"}, "ids": {"type": "null"}}},
+                {
+                    "required": ["filter", "ids"],
+                    "properties": {"filter": {"type": "object"}, "ids": {"type": "array"}},
+                },
+                # A list of ids has no second page.
+                {
+                    "required": ["cursor"],
+                    "properties": {"cursor": {"type": "string"}, "filter": {"type": "null"}},
+                },
+            ]
+        }
+    },
+    "FilterBody": {
+        "not": {
+            "properties": {
+                **{
+                    name: {"type": "null"}
+                    for name in ("type", "queue", "tag", "created_after", "created_before", "q", "error", "fingerprint")
+                },
+                "status": {"maxItems": 0},
+            }
+        }
+    },
     "ReplayBody": {
-        "anyOf": [
-            {"required": ["type"], "properties": {"type": {"type": "string"}}},
-            {"required": ["queue"], "properties": {"queue": {"type": "string"}}},
-            {"required": ["ids"], "properties": {"ids": {"type": "array"}}},
-            {"required": ["all"], "properties": {"all": {"const": True}}},
-        ]
+        # Not all of them absent. Said by `not`, because generators of clients make other models of an `anyOf`.
+        "not": {
+            "properties": {
+                **{name: {"type": "null"} for name in ("type", "queue", "fingerprint", "ids")},
+                "all": {"const": False},
+            }
+        }
+    },
+}
+
+# What an answer leads to: each operation is called with the job of the body, or the next page.
+_JOB_LINKS: Final = (
+    "show_job",
+    "list_attempts",
+    "explain_job",
+    "cancel_job",
+    "retry_job",
+    "replay_dead_letter",
+    "delete_dead_letter",
+)
+_ID: Final[Json] = {"job_id": "$response.body#/id"}
+LINKS: Final[Mapping[str, Mapping[str, Json]]] = {
+    **{
+        name: {link: {"operationId": link, "parameters": _ID} for link in _JOB_LINKS if link != name}
+        for name in ("submit_job", "cancel_job", "retry_job", "replay_dead_letter")
+    },
+    **{
+        name: {"next_page": {"operationId": name, "parameters": {"cursor": "$response.body#/next_cursor"}}}
+        for name in ("list_jobs", "list_dead_letters")
+    },
+    "submit_batch": {
+        "show_job": {"operationId": "show_job", "parameters": {"job_id": "$response.body#/jobs/0/id"}},
+    },
+    "pause_queue": {
+        "resume_queue": {"operationId": "resume_queue", "parameters": {"name": "$request.path.name"}},
     },
 }
 
 _REF: Final = "#/components/schemas/{name}"
-_PROBLEM_HEADERS: Final[Mapping[int, Header]] = {
-    503: Header("Retry-After", "Seconds to wait before the next try.", {"type": "integer"}),
+_PROBLEM_HEADERS: Final[Mapping[int, tuple[Header, ...]]] = {
+    401: (Header("WWW-Authenticate", "`Bearer`; with an error where a key was sent that is not valid."),),
+    429: (
+        Header("Retry-After", "Seconds until there is more.", {"type": "integer"}),
+        Header("RateLimit-Policy", "The quota `q` in a window of `w` seconds."),
+        Header("RateLimit", "What is left of it, `r`, and in how many seconds `t` there is more."),
+    ),
+    503: (Header("Retry-After", "Seconds to wait before the next try.", {"type": "integer"}),),
 }
 
 
@@ -144,6 +233,20 @@ def document(operations: Sequence[Operation]) -> Json:
         "components": {
             "schemas": dict(sorted(schemas.items())),
             "responses": {_problem_name(status): _problem(status) for status in problems},
+            "securitySchemes": {
+                "apiKey": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key. Nobody needs one while none was ever made.",
+                },
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": COOKIE,
+                    "description": "The session of a browser, made by `POST /session`. Needs `Sec-Fetch-Site: "
+                    "same-origin`, or an `Origin` that is this server, for all but GET and HEAD.",
+                },
+            },
         },
     }
     return {key: _told(value) for key, value in found.items()}
@@ -174,6 +277,9 @@ def _operation(declared: Operation, query: Mapping[str, Json]) -> Json:
         "tags": [declared.tag],
         "x-access": declared.access,
     }
+    if declared.access != "open":
+        # The last one: nothing at all, while no key was ever made.
+        entry["security"] = [{"apiKey": []}, {"session": []}, {}]
     if declared.description:
         entry["description"] = declared.description
     if parameters:
@@ -182,7 +288,7 @@ def _operation(declared: Operation, query: Mapping[str, Json]) -> Json:
         schema = {"$ref": _REF.format(name=declared.body.__name__)}
         entry["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     entry["responses"] = {
-        **{str(answer.status): _answer(answer) for answer in declared.answers},
+        **{str(answer.status): _answer(answer, LINKS.get(declared.name)) for answer in declared.answers},
         **{str(status): {"$ref": f"#/components/responses/{_problem_name(status)}"} for status in declared.problems},
     }
     return entry
@@ -202,7 +308,7 @@ def _query_parameter(name: str, schema: Json) -> Json:
     return {**parameter, "schema": schema}
 
 
-def _answer(answer: Answer) -> Json:
+def _answer(answer: Answer, links: Mapping[str, Json] | None) -> Json:
     schema: Json = {"type": "string"}
     if answer.kind is not None:
         schema = {"$ref": _REF.format(name=answer.kind.__name__)}
@@ -211,6 +317,8 @@ def _answer(answer: Answer) -> Json:
         found["headers"] = {header.name: _header(header) for header in answer.headers}
     if answer.media_types:
         found["content"] = {media_type: {"schema": schema} for media_type in answer.media_types}
+    if links:
+        found["links"] = dict(links)
     return found
 
 
@@ -219,8 +327,8 @@ def _problem(status: int) -> Json:
         "description": HTTPStatus(status).phrase,
         "content": {"application/problem+json": {"schema": {"$ref": _REF.format(name="Problem")}}},
     }
-    if header := _PROBLEM_HEADERS.get(status):
-        found["headers"] = {header.name: _header(header)}
+    if headers := _PROBLEM_HEADERS.get(status):
+        found["headers"] = {header.name: _header(header) for header in headers}
     return found
 
 

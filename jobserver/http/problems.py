@@ -12,19 +12,24 @@ from litestar.exceptions import HTTPException
 from msgspec import UNSET
 
 from jobserver.errors import (
+    BacklogFull,
     Conflict,
     DatabaseUnavailable,
+    Forbidden,
+    Foreign,
     Invalid,
     KeyReused,
     NotFound,
     Overloaded,
+    RateLimited,
+    Unauthorized,
     Unavailable,
 )
 from jobserver.http.reply import PROBLEM, Headers, Reply, encode
-from jobserver.job.wire import Problem, ProblemError
+from jobserver.job.wire import OVERLOADED, Problem, ProblemError
 
 KEY_REUSED: Final = "/problems/idempotency-key-reused"
-OVERLOADED: Final = "/problems/overloaded"
+QUOTA_EXCEEDED: Final = "/problems/quota-exceeded"
 DATABASE_UNAVAILABLE: Final = "/problems/database-unavailable"
 
 # Parts of the request come back in messages: bounded, like everything that a client can make large.
@@ -84,6 +89,15 @@ def reply_to(error: Exception, *, method: str, path: str) -> Reply:
             return invalid(error.path, error.message)
         case KeyReused():
             return key_reused("$.idempotency_key", str(error))
+        case Unauthorized():
+            return unauthorized(error)
+        case Forbidden():
+            challenge = f'Bearer realm="jobserver", error="insufficient_scope", scope="{error.needed}"'
+            return problem(403, str(error), headers=((b"www-authenticate", challenge.encode()),))
+        case Foreign():
+            return problem(403, str(error))
+        case RateLimited():
+            return rate_limited(error)
         case NotFound():
             return problem(404, str(error) or "There is no such thing.")
         case Conflict():
@@ -96,6 +110,19 @@ def reply_to(error: Exception, *, method: str, path: str) -> Reply:
             # Built by hand: an exception in the logger's own formatting of locals must not hide the answer.
             _log.error("request_failed", method=method, path=path, exc_info=error)
             return problem(500, "The server failed to answer; its log says why.")
+
+
+def unauthorized(error: Unauthorized) -> Reply:
+    """RFC 6750, section 3: who sent no key is not told of an error."""
+    challenge = b'Bearer realm="jobserver"' + (b', error="invalid_token"' if error.presented else b"")
+    return problem(401, str(error), headers=((b"www-authenticate", challenge),))
+
+
+def rate_limited(error: RateLimited) -> Reply:
+    retry_after = (b"retry-after", b"%d" % error.retry_after_seconds)
+    return problem(
+        429, f"{error} There is more in {error.retry_after_seconds} s.", kind=QUOTA_EXCEEDED, headers=(retry_after,)
+    )
 
 
 def invalid(path: str, message: str) -> Reply:
@@ -144,6 +171,8 @@ def _unavailable(error: Unavailable) -> Reply:
         kind, detail = DATABASE_UNAVAILABLE, "The database does not answer."
     elif isinstance(error, Overloaded):
         kind, detail = OVERLOADED, "The server has more to do than it can hold."
+        if isinstance(error, BacklogFull):
+            detail = "More jobs wait than this server permits."
     retry_after = b"%d" % max(1, error.retry_after_seconds)
     return problem(
         503,

@@ -9,10 +9,20 @@ from litestar.types import Receive, Scope, Send
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-# Nothing here is for caches, and no answer is to be guessed at by a browser.
-COMMON: Final[Headers] = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
-JSON: Final[Headers] = ((b"content-type", b"application/json"), *COMMON)
-PROBLEM: Final[Headers] = ((b"content-type", b"application/problem+json"), *COMMON)
+# Nothing here is for caches, no answer is to be guessed at by a browser or shown in a page of another site.
+COMMON: Final[Headers] = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+# For what is no page: it loads nothing and is in no frame.
+DATA: Final[Headers] = (*COMMON, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"))
+JSON: Final[Headers] = ((b"content-type", b"application/json"), *DATA)
+PROBLEM: Final[Headers] = ((b"content-type", b"application/problem+json"), *DATA)
+
+# They never have a body, and no length of one.
+_BODILESS: Final = (204, 304)
 
 encode: Final = msgspec.json.Encoder().encode
 
@@ -29,7 +39,7 @@ class Reply:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: list[tuple[bytes, bytes]] = list(self.headers)
-        if self.status != 204:
+        if self.status not in _BODILESS:
             headers.append((b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         body = b"" if scope.get("method") == "HEAD" else self.body

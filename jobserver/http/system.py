@@ -6,7 +6,7 @@ from typing import Final
 
 from jobserver.http.body import Nothing
 from jobserver.http.operations import Answer, Call, Header, operation
-from jobserver.http.reply import COMMON, JSON, Reply, answer, encode
+from jobserver.http.reply import DATA, JSON, Reply, answer, encode
 from jobserver.job.wire import HealthView, Readiness
 
 TAG: Final = "System"
@@ -66,7 +66,7 @@ async def show_metrics(call: Call[Nothing, Nothing]) -> Reply:
     """Show the metrics for Prometheus."""
     accept = b",".join(value for name, value in call.scope["headers"] if name == b"accept")
     body, media_type = await call.api.metrics(accept.decode("latin-1"))
-    return Reply(200, body, ((b"content-type", media_type.encode("latin-1")), *COMMON))
+    return Reply(200, body, ((b"content-type", media_type.encode("latin-1")), *DATA))
 
 
 OPERATIONS: Final = (show_health, show_readiness, show_metrics)

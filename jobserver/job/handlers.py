@@ -46,6 +46,7 @@ class JobOptions(TypedDict, total=False):
     timeout: float | None
     expires_at: datetime | None
     tags: tuple[str, ...]
+    callback_url: str | None
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     expires_at: datetime | None = None
     tags: tuple[str, ...] = ()
+    callback_url: str | None = None
 
     def with_options(self, **options: Unpack[JobOptions]) -> JobRequest:
         """The same job with other options. Raises Invalid, and TypeError for an unknown option."""

@@ -104,6 +104,7 @@ def _after_failure(job: Claimed, outcome: Raised, policy: Policy, jitter: float)
     delay = outcome.after_seconds
     if delay is None:
         delay = backoff_seconds(job.retry_count + 1, base=policy.backoff_base, cap=policy.backoff_cap, jitter=jitter)
+        delay = max(delay, outcome.at_least_seconds)
     return Transition(
         status=Status.RETRYING, ended=Ended.RETRYING, delay_seconds=delay, retry_delta=1, error=outcome.error
     )

@@ -26,6 +26,10 @@ class Status(enum.StrEnum):
     CANCELED = "canceled"
 
 
+# The type and the queue of the jobs that tell of others: made by a transition, never by a submit.
+CALLBACK: Final = "callback"
+CALLBACK_QUEUE: Final = "callbacks"
+
 WAITING: Final = frozenset({Status.SCHEDULED, Status.QUEUED, Status.RETRYING})
 TERMINAL: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELED})
 
@@ -149,6 +153,7 @@ class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime
     trace_context: str | None
     cancel_requested: bool
+    callback_url: str | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -219,10 +224,11 @@ class Returned(msgspec.Struct, frozen=True):
 
 
 class Raised(msgspec.Struct, frozen=True):
-    """An exception or a timeout. `after_seconds` replaces the backoff."""
+    """An exception or a timeout. `after_seconds` replaces the backoff, `at_least_seconds` is a floor beside it."""
 
     error: JobError
     after_seconds: float | None = None
+    at_least_seconds: float = 0.0
 
 
 class Snoozed(msgspec.Struct, frozen=True):

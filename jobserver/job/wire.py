@@ -16,7 +16,9 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from jobserver.access import ActionPage, ScopeName
 from jobserver.errors import Invalid
+from jobserver.job.activity import BUCKET_SECONDS, Bucket, Rates, Recent
 from jobserver.job.model import (
     AttemptRecord,
     Job,
@@ -28,11 +30,15 @@ from jobserver.job.model import (
     TypeInfo,
     WorkerInfo,
 )
-from jobserver.job.query import Page, Stats
+from jobserver.job.query import Done, FailedGroups, Page, Stats
+from jobserver.job.reasons import Reason
 
 # Patterns end in \Z because Python's $ accepts a trailing newline; the OpenAPI document writes $ instead.
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z"
 KEY_PATTERN: Final = r"^[ -~]{1,255}\Z"
+# Printable ASCII: what else an address holds is written as punycode or percent-encoded.
+CALLBACK_URL_PATTERN: Final = r"^https?://[!-~]+\Z"
+FINGERPRINT_PATTERN: Final = r"^[0-9a-f]{16}\Z"
 WITHOUT_NUL_PATTERN: Final = r"^[^\x00]*\Z"
 
 MAX_TAGS: Final = 20
@@ -44,7 +50,12 @@ MAX_WAIT_SECONDS: Final = 60.0
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Key = Annotated[str, Meta(pattern=KEY_PATTERN)]
 Tag = Annotated[str, Meta(min_length=1, max_length=64, pattern=WITHOUT_NUL_PATTERN)]
+CallbackUrl = Annotated[str, Meta(pattern=CALLBACK_URL_PATTERN, max_length=2_048)]
 Timestamp = Annotated[datetime, Meta(tz=True)]
+# 16 hexadecimal digits: the same for failures that differ in numbers, ids and quoted text alone.
+Fingerprint = Annotated[str, Meta(pattern=FINGERPRINT_PATTERN)]
+# What is searched for.
+Part = Annotated[str, Meta(min_length=1, max_length=200, pattern=WITHOUT_NUL_PATTERN)]
 PriorityName = Literal["high", "normal", "low"]
 
 PRIORITIES: Final[Mapping[str, Priority]] = {priority.label: priority for priority in Priority}
@@ -88,6 +99,10 @@ class SubmitBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Meta(description="A repeated submit with the same key and body answers with the first job."),
     ] = None
     tags: Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)] = ()
+    callback_url: Annotated[
+        CallbackUrl | None,
+        Meta(description="Told by a signed POST when the job is completed, failed or canceled. Public addresses only."),
+    ] = None
 
 
 class BatchBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,10 +116,46 @@ class ReplayBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     type: Name | None = None
     queue: Name | None = None
+    fingerprint: Fingerprint | None = None
     ids: Annotated[tuple[UUID, ...], Meta(min_length=1, max_length=MAX_REPLAY)] | None = None
     all: bool = False
-    limit: Annotated[int, Meta(ge=1, le=MAX_REPLAY)] = 1_000
+    limit: Annotated[
+        int, Meta(ge=1, le=MAX_REPLAY, description="How many at most. With ids it says nothing: all of them are meant.")
+    ] = 1_000
     dry_run: bool = False
+
+
+class FilterBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which jobs an action is for: those to which all of this applies, and at least something is said."""
+
+    status: tuple[Status, ...] = ()
+    type: Name | None = None
+    queue: Name | None = None
+    tag: Tag | None = None
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
+    q: Annotated[Part | None, Meta(description="A part of the payload's text.")] = None
+    error: Annotated[Part | None, Meta(description="A part of the type or the message of the last error.")] = None
+    fingerprint: Fingerprint | None = None
+
+
+class ActionBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What to do to which jobs: those of a filter, newest first, or those of ids."""
+
+    action: Annotated[
+        Literal["cancel", "retry", "delete"],
+        Meta(description="cancel: jobs that wait or run. retry: failed and canceled ones. delete: those that ended."),
+    ]
+    filter: FilterBody | None = None
+    ids: Annotated[tuple[UUID, ...], Meta(min_length=1, max_length=MAX_REPLAY)] | None = None
+    limit: Annotated[
+        int, Meta(ge=1, le=MAX_REPLAY, description="How many at most. With ids it says nothing: all of them are meant.")
+    ] = 1_000
+    cursor: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=512)] | None,
+        Meta(description="The `next_cursor` of the answer before. Together with the same filter."),
+    ] = None
+    dry_run: Annotated[bool, Meta(description="Change nothing; answer which jobs it would be about.")] = False
 
 
 def normalized(body: SubmitBody, at: str = "$") -> SubmitBody:
@@ -202,7 +253,10 @@ class BatchView(msgspec.Struct, frozen=True):
 
 
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a list of jobs. `total` is exact unless `total_capped`; the last has no `next_cursor`."""
+    """A part of a list of jobs. `total` is exact unless `total_capped`; the last has no `next_cursor`.
+
+    `partial`: there was no time to find as many as asked for, and the list goes on at `next_cursor`.
+    """
 
     items: list[JobView]
     total: int
@@ -210,6 +264,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     offset: int
     next_cursor: str | None
+    partial: bool
 
 
 class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,6 +294,15 @@ class AttemptList(msgspec.Struct, frozen=True):
     items: list[AttemptView]
 
 
+class WhyView(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job waits, runs or has ended as it has. `summary` is the first reason, the most important one."""
+
+    id: UUID
+    status: Status
+    summary: str
+    reasons: list[Reason]
+
+
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs by status."""
 
@@ -252,12 +316,13 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueView(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue and its jobs by status."""
+    """A queue, its jobs by status and its rates."""
 
     name: str
     paused: bool
     counts: Counts
     oldest_waiting_seconds: float | None
+    rates: Annotated[Rates | None, Meta(description="Of the last half minute; null while they are not known.")]
 
 
 class QueueList(msgspec.Struct, frozen=True):
@@ -282,6 +347,9 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     loop_lag_seconds: float
     queues: tuple[str, ...] | None
     types: tuple[str, ...]
+    completed_per_second: Annotated[
+        float | None, Meta(description="Of the last half minute; null while it is not known.")
+    ]
 
 
 class WorkerList(msgspec.Struct, frozen=True):
@@ -318,6 +386,36 @@ class StatsView(msgspec.Struct, frozen=True, kw_only=True):
     oldest_waiting_seconds: float | None
 
 
+class ActivityBucket(msgspec.Struct, frozen=True, kw_only=True):
+    """Five seconds of all processes. Latency is from submit to end, wait from due to started, in seconds.
+
+    Both as histograms know them; null where nothing ended, or started.
+    """
+
+    at: Timestamp
+    submitted: int
+    completed: int
+    failed: int
+    retried: int
+    canceled: int
+    latency_p50: float | None
+    latency_p95: float | None
+    wait_p50: float | None
+    wait_p95: float | None
+
+
+class ActivityView(msgspec.Struct, frozen=True, kw_only=True):
+    """The last minutes of all processes, oldest first, and the present rates of the queues where anything happens.
+
+    A bucket of which no process told is left out. `partial`: Redis does not answer, later ones may be missing.
+    """
+
+    bucket_seconds: int
+    items: list[ActivityBucket]
+    queues: dict[str, Rates]
+    partial: bool
+
+
 class ReplayedView(msgspec.Struct, frozen=True):
     """The jobs that were queued again, or would be."""
 
@@ -329,6 +427,87 @@ class DeletedView(msgspec.Struct, frozen=True):
     """How many jobs were deleted, or would be."""
 
     deleted: int
+
+
+class ActionView(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs an action was about, how many it changed, and which (in a dry run: which it would).
+
+    `partial`: not all were looked at, for want of time or by the limit. The same with `next_cursor` goes on.
+    """
+
+    matched: int
+    changed: int
+    ids: list[UUID]
+    partial: bool
+    next_cursor: str | None
+
+
+class FailedGroupView(msgspec.Struct, frozen=True, kw_only=True):
+    """Failed jobs of one type that failed alike. `error_type` and `message` are those of the last of them."""
+
+    type: str
+    fingerprint: Fingerprint
+    error_type: str
+    message: str
+    count: int
+    first_failed_at: Timestamp
+    last_failed_at: Timestamp
+    queues: tuple[str, ...]
+    last_id: UUID
+
+
+class FailedGroupList(msgspec.Struct, frozen=True):
+    """Groups of failed jobs, the most recently failed first. `partial`: there was no time to count all jobs."""
+
+    items: list[FailedGroupView]
+    partial: bool
+
+
+class AuditView(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that needs the scope admin: who did it, to what, and how many it changed.
+
+    `key_id` and `key_name` are null while there are no API keys. `changed` is null where nobody came to say it.
+    """
+
+    id: UUID
+    at: datetime
+    key_id: UUID | None
+    key_name: str | None
+    address: str | None
+    action: str
+    target: dict[str, Any]
+    changed: int | None
+
+
+class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the audit log."""
+
+    items: list[AuditView]
+    limit: int
+    next_cursor: str | None
+
+
+class SessionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Signs in."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=512, description="An API key.")]
+
+
+class SessionView(msgspec.Struct, frozen=True, kw_only=True):
+    """Who makes the request, and what a page needs to know of the server.
+
+    `open`: there are no API keys, and everybody is admin. `name` and `scope` are those of the key; null where none
+    came along, or one that is not valid; `version` and `trace_url_template` are null then, too. The template leads to
+    a trace, with its id for `{trace_id}`.
+    """
+
+    open: bool
+    name: str | None
+    scope: ScopeName | None
+    signed_in: bool
+    version: str | None
+    trace_url_template: str | None
+    max_payload_bytes: int
 
 
 class HealthView(msgspec.Struct, frozen=True):
@@ -355,6 +534,10 @@ class ProblemError(msgspec.Struct, frozen=True):
 
     path: str
     message: str
+
+
+# The type of the problem of what was turned away before anything was done.
+OVERLOADED: Final = "/problems/overloaded"
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -423,23 +606,66 @@ def job_page(page: Page, *, limit: int, offset: int) -> JobPage:
         limit=limit,
         offset=offset,
         next_cursor=page.next_cursor,
+        partial=page.partial,
     )
+
+
+def action_view(done: Done) -> ActionView:
+    return ActionView(
+        matched=done.matched,
+        changed=done.changed,
+        ids=done.ids,
+        partial=done.next_cursor is not None,
+        next_cursor=done.next_cursor,
+    )
+
+
+def group_list(groups: FailedGroups) -> FailedGroupList:
+    items = msgspec.convert(groups.items, list[FailedGroupView], from_attributes=True)
+    return FailedGroupList(items, groups.partial)
 
 
 def attempt_list(records: list[AttemptRecord]) -> AttemptList:
     return AttemptList(items=msgspec.convert(records, list[AttemptView], from_attributes=True))
 
 
-def worker_list(workers: list[WorkerInfo]) -> WorkerList:
-    return WorkerList(items=msgspec.convert(workers, list[WorkerView], from_attributes=True))
+def why_view(job: Job, reasons: list[Reason]) -> WhyView:
+    return WhyView(id=job.id, status=job.status, summary=reasons[0].message, reasons=reasons)
 
 
-def queue_view(queue: QueueInfo) -> QueueView:
+def worker_list(workers: list[WorkerInfo], recent: Recent) -> WorkerList:
+    return WorkerList(
+        items=[
+            WorkerView(**msgspec.structs.asdict(worker), completed_per_second=recent.of_worker(worker.id))
+            for worker in workers
+        ]
+    )
+
+
+def activity_view(buckets: list[Bucket], recent: Recent, *, partial: bool) -> ActivityView:
+    return ActivityView(
+        bucket_seconds=BUCKET_SECONDS,
+        items=[
+            ActivityBucket(**{**msgspec.structs.asdict(each), "at": datetime.fromtimestamp(each.at, UTC)})
+            for each in buckets
+        ],
+        queues=dict(sorted(recent.queues.items())),
+        partial=partial,
+    )
+
+
+def audit_page(page: ActionPage, *, limit: int) -> AuditPage:
+    items = msgspec.convert(page.items, list[AuditView], from_attributes=True)
+    return AuditPage(items=items, limit=limit, next_cursor=page.next_cursor)
+
+
+def queue_view(queue: QueueInfo, recent: Recent) -> QueueView:
     return QueueView(
         name=queue.name,
         paused=queue.paused,
         counts=counts(queue.counts),
         oldest_waiting_seconds=queue.oldest_waiting_seconds,
+        rates=recent.of_queue(queue.name),
     )
 
 
@@ -459,12 +685,12 @@ def type_view(info: TypeInfo) -> TypeView:
     )
 
 
-def stats_view(stats: Stats) -> StatsView:
+def stats_view(stats: Stats, recent: Recent) -> StatsView:
     return StatsView(
         total=stats.total,
         by_status=counts(stats.by_status),
         dlq=stats.dlq,
         workers=stats.workers,
-        queues=[queue_view(queue) for queue in stats.queues],
+        queues=[queue_view(queue, recent) for queue in stats.queues],
         oldest_waiting_seconds=stats.oldest_waiting_seconds,
     )

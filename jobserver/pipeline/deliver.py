@@ -13,10 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
+from uuid import UUID
 
 from jobserver.errors import StreamUnavailable
-from jobserver.job.model import Delivery
+from jobserver.job.model import CALLBACK, CALLBACK_QUEUE, Delivery, Priority, Status
 from jobserver.job.times import instant_us
+from jobserver.pipeline.announce import Announcer
 from jobserver.pipeline.batch import Observe
 from jobserver.pipeline.lasting import lasting
 from jobserver.store.jobs import Available, Moved
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 NEAR_HORIZON_SECONDS: Final = 600.0
 MAX_WAITING: Final = 50_000
 MAX_BATCH: Final = 1_000
+_QUEUED: Final = Status.QUEUED.value
 _RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 
 _Operation = Delivery | Message | Dead
@@ -48,12 +51,17 @@ class Deliveries:
         on_delay: Callable[[int], None] = lambda due_us: None,
         on_dropped: Callable[[int], None] = lambda count: None,
         observe: Observe | None = None,
+        announcer: Announcer | None = None,
     ) -> None:
         self._stream = stream
         self._now_us = now_us
         self.on_delay = on_delay
         self._on_dropped = on_dropped
         self._observe = observe
+        # What readers of live events are told goes with the rest.
+        self.announcer = announcer
+        if announcer is not None:
+            announcer.wake = self.wake
         self._waiting: deque[_Operation] = deque()
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
@@ -67,6 +75,8 @@ class Deliveries:
         """Send what is waiting, if Redis takes it in time."""
         if self._task is None:
             return
+        if self.announcer:
+            self.wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_seconds):
                 await self._idle.wait()
@@ -91,6 +101,14 @@ class Deliveries:
         """Messages that have done their work."""
         self._put(deliveries)
 
+    def call_back(self, callback_ids: Iterable[UUID]) -> None:
+        """Callbacks that were stored just now, under fence 0."""
+        callback_ids = list(callback_ids)
+        if self.announcer is not None:
+            self.announcer.moved([(each, CALLBACK, CALLBACK_QUEUE, _QUEUED, 0, 0) for each in callback_ids])
+        now_us = self._now_us()
+        self._put(Message(each, 0, CALLBACK_QUEUE, Priority.NORMAL, now_us) for each in callback_ids)
+
     def bury(self, dead: Iterable[Dead]) -> None:
         """Entries for the feed of dead letters."""
         self._put(dead)
@@ -101,13 +119,18 @@ class Deliveries:
         self._waiting.extend(operations[:room])
         if len(operations) > room:
             self._on_dropped(len(operations) - room)
-        if self._waiting:
-            self._idle.clear()
-            self._arrived.set()
+        # Also where no message follows an event: that of a job that is due in an hour.
+        if self._waiting or self.announcer:
+            self.wake()
+
+    def wake(self) -> None:
+        """There is something to tell."""
+        self._idle.clear()
+        self._arrived.set()
 
     async def _run(self) -> None:
         while True:
-            while not self._waiting:
+            while not self._waiting and not self.announcer:
                 self._idle.set()
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -126,6 +149,7 @@ class Deliveries:
             adds=[each for each in messages if each.available_at_us <= now_us],
             delays=[each for each in messages if each.available_at_us > now_us],
             dead=[each for each in operations if isinstance(each, Dead)],
+            told=None if self.announcer is None else self.announcer.take(),
         )
         tries = 0
         while True:
@@ -141,9 +165,17 @@ class Deliveries:
             except Exception:
                 logger.exception("delivery_failed")
                 self._on_dropped(len(operations))
+                self._untold(batch)
                 return
             break
         if refused is not None:
-            logger.warning("stream_refused", extra={"error": refused})
+            logger.warning("stream_refused", extra={"error": refused.why})
+            # Messages that were refused are mended by reconcile, and no concern of whoever reads events.
+            if refused.untold:
+                self._untold(batch)
         if batch.delays:
             self.on_delay(min(each.available_at_us for each in batch.delays))
+
+    def _untold(self, batch: Batch) -> None:
+        if self.announcer is not None and batch.told is not None:
+            self.announcer.lost("refused", batch.told.count)

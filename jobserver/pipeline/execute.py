@@ -20,7 +20,7 @@ import msgspec
 from jobserver.errors import Invalid, Signal
 from jobserver.job.attempt import CURRENT, Attempt, log_fields
 from jobserver.job.handlers import Handler, Handlers
-from jobserver.job.model import Canceled, Claimed, HandedBack, Outcome, Progress, Raised, Returned
+from jobserver.job.model import CALLBACK, Canceled, Claimed, HandedBack, Outcome, Progress, Raised, Returned
 from jobserver.pipeline.outcomes import raised, returned, unreadable_payload
 from jobserver.pipeline.processes import ChildOptions, Children
 from jobserver.pipeline.running import CancelReason, Running, timeout
@@ -160,7 +160,12 @@ class Executor:
 
     def _wants_child(self, running: Running, handler: AnyHandler) -> bool:
         """A suspect may take its process with it: then only its own child."""
-        return self._children is not None and (running.job.crashes > 0 or handler.execution == "process")
+        if self._children is None:
+            return False
+        if running.job.crashes > 0:
+            # A callback is ours: it takes nothing with it, and the secrets that sign it are here.
+            return handler.type != CALLBACK
+        return handler.execution == "process"
 
     # An attempt in its own task, on this loop: most are, so each step and each call less is felt.
 
@@ -220,6 +225,7 @@ class Executor:
     def _forget(self, running: Running) -> None:
         if running.task is not None:
             self._tasks.pop(running.task, None)
+            running.task = None
 
     def _arm(self) -> None:
         """After the first step of each handler that has begun: those that go on get their timers."""

@@ -12,12 +12,14 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
 from jobserver.errors import DatabaseUnavailable, Unavailable
 from jobserver.job.lifecycle import Policy, Transition, decide
 from jobserver.job.model import TERMINAL, WAITING, Ended, Outcome, Status, bounded_error
+from jobserver.pipeline.announce import Row
 from jobserver.pipeline.batch import Batcher, Observe, Settle
 from jobserver.pipeline.deliver import Deliveries, message_of
 from jobserver.pipeline.held import Held
@@ -46,6 +48,22 @@ def _weight(ending: Ending) -> int:
 
 def _contexts(endings: Sequence[Ending], _: Sequence[object]) -> list[str | None]:
     return [ending.held.job.trace_context for ending in endings]
+
+
+def _rows(endings: Sequence[Ending], moves: Sequence[Moved | None]) -> list[Row]:
+    """What readers of live events are told of the ends that were won."""
+    return [
+        (
+            moved.job_id,
+            moved.type,
+            moved.queue,
+            moved.status,
+            ending.held.job.attempt + ending.transition.attempt_delta,
+            moved.fence,
+        )
+        for ending, moved in zip(endings, moves, strict=True)
+        if moved is not None
+    ]
 
 
 # Hears what a held job has become; None when somebody else decides about it.
@@ -123,6 +141,7 @@ class Finisher:
         moves = await self._settle(endings)
         again: list[Message] = []
         dead: list[Dead] = []
+        called: list[UUID] = []
         for ending, moved in zip(endings, moves, strict=True):
             held = ending.held
             if moved is None:
@@ -137,15 +156,29 @@ class Finisher:
             )
             if moved.status in TERMINAL:
                 self._waiters.wake(moved.job_id)
+            if moved.callback_id is not None:
+                called.append(moved.callback_id)
+        if self._deliveries.announcer is not None:
+            self._deliveries.announcer.moved(_rows(endings, moves))
         # Also those that were refused: their message names a fence that is gone.
         self._deliveries.acknowledge(ending.held.delivery for ending in endings)
         self._deliveries.publish(again)
         self._deliveries.bury(dead)
+        if called:
+            self._deliveries.call_back(called)
+            self._telemetry.called_back(len(called))
         return moves
 
     async def _settle(self, endings: Sequence[Ending]) -> list[Moved | None]:
         settlements = [
-            Settlement(each.held.job.id, each.held.job.fence, each.transition, each.held.progress) for each in endings
+            Settlement(
+                each.held.job.id,
+                each.held.job.fence,
+                each.transition,
+                each.held.progress,
+                calls_back=each.held.job.callback_url is not None,
+            )
+            for each in endings
         ]
         repeats = 0
         while True:

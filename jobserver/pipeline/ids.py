@@ -32,8 +32,12 @@ class Ids:
 
     def many(self, count: int) -> list[UUID]:
         """So many ids, in order, of one reading of the clock."""
+        halves = [0] * (2 * count)
+        halves[::2] = [(stamp >> 12) << 16 | 7 << 12 | stamp & 0xFFF for stamp in self._stamps(count)]
+        halves[1::2] = [0b10 << 62 | bits >> 2 for bits in struct.unpack(f"={count}Q", os.urandom(8 * count))]
+        digits = struct.pack(f">{2 * count}Q", *halves).hex()
         # Made by msgspec in C: UUID() takes ten times that.
-        return msgspec.convert([f"{self._number(stamp):032x}" for stamp in self._stamps(count)], list[UUID])
+        return msgspec.convert([digits[at : at + 32] for at in range(0, 32 * count, 32)], list[UUID])
 
     def _stamps(self, count: int) -> range:
         """Milliseconds and 12 bits of the fraction of one, each higher than all before."""

@@ -15,7 +15,7 @@ import msgspec
 
 from jobserver.errors import Invalid
 from jobserver.job.handlers import Handlers
-from jobserver.job.model import Priority, TypeInfo
+from jobserver.job.model import CALLBACK_QUEUE, Priority, TypeInfo
 from jobserver.job.times import EPOCH
 from jobserver.store.jobs import JobStore
 
@@ -49,8 +49,10 @@ class Types:
 
     async def refresh(self) -> None:
         """Look what others registered since the last look."""
-        self._looked = time.monotonic()
-        for info, updated_at in await self._store.types_since(self._seen - _OVERLAP):
+        asked = time.monotonic()
+        registered = await self._store.types_since(self._seen - _OVERLAP)
+        self._looked = asked
+        for info, updated_at in registered:
             self._seen = max(self._seen, updated_at)
             if info.type not in self._own and self._others.get(info.type) != info:
                 self._others[info.type] = info
@@ -94,7 +96,8 @@ class Queues:
 
     def __init__(self, store: JobStore, wanted: Sequence[str] | None) -> None:
         self._store = store
-        self._wanted = wanted
+        # Whatever a process was started for, it tells of what has ended.
+        self._wanted = None if wanted is None else tuple(dict.fromkeys([*wanted, CALLBACK_QUEUE]))
         self.paused: dict[str, bool] = {}
 
     async def refresh(self) -> None:

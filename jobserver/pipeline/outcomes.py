@@ -12,6 +12,7 @@ from typing import Final
 from jobserver.errors import Cancel, Invalid, NotRetryable, Retry, Signal, Snooze
 from jobserver.job.encoding import NotEncodableError, encode_json
 from jobserver.job.model import Canceled, Outcome, Raised, Returned, Snoozed, bounded_error
+from jobserver.settings import YEAR_SECONDS
 
 _MAX_FRAMES: Final = 50
 _OWN_FOLDER: Final = os.path.dirname(os.path.abspath(__file__))
@@ -35,9 +36,16 @@ def returned(value: object, max_result_bytes: int) -> Returned | Raised:
 
 
 def raised(error: BaseException) -> Outcome:
-    """The outcome of a handler that raised `error`."""
-    if isinstance(error, Snooze):
-        return Snoozed(error.seconds)
+    """The outcome of a handler that raised `error`. Raises nothing, whatever the exception's own code does."""
+    try:
+        return _outcome_of(error)
+    except BaseException as other:  # an attempt without an outcome would never end
+        return Raised(bounded_error("UnreadableError", f"the error cannot be shown: {type(other).__name__}"))
+
+
+def _outcome_of(error: BaseException) -> Outcome:
+    if isinstance(error, Snooze) and (seconds := _seconds(error, "seconds")) is not None:
+        return Snoozed(seconds)
     if isinstance(error, Cancel):
         return Canceled(_message(error) or "canceled by its handler")
     failure = bounded_error(
@@ -46,7 +54,18 @@ def raised(error: BaseException) -> Outcome:
         traceback=_traceback(error),
         retryable=not isinstance(error, NotRetryable),
     )
-    return Raised(failure, error.after if isinstance(error, Retry) else None)
+    if isinstance(error, Retry):
+        return Raised(failure, _seconds(error, "after"), _seconds(error, "at_least") or 0.0)
+    return Raised(failure)
+
+
+def _seconds(signal: Signal, name: str) -> float | None:
+    """What a signal says, if that is of use: a subclass may lack it, or have put anything in its place."""
+    try:
+        seconds = float(getattr(signal, name))
+    except Exception:
+        return None
+    return seconds if 0 <= seconds <= YEAR_SECONDS else None
 
 
 def unreadable_payload(error: Invalid) -> Raised:

@@ -35,6 +35,13 @@ class Patience:
         """Those who wait now."""
         return len(self._waiting)
 
+    @property
+    def longest(self) -> float:
+        """Seconds that the one has waited who came first; 0 while nobody waits."""
+        for future, deadline in self._waiting.items():
+            return future.get_loop().time() - (deadline - self._seconds)
+        return 0.0
+
     def close(self) -> None:
         """Limit nobody any more."""
         if self._timer is not None:

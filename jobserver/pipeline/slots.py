@@ -36,6 +36,10 @@ class Slots:
             running.stop_with(None)
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
+        if granted and running.is_stopping():
+            # Asked to stop in the same turn, after the answer: nobody would ask again.
+            self.release()
+            return False
         return granted
 
     def release(self) -> None:

@@ -11,8 +11,8 @@ import asyncio
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -36,8 +36,16 @@ LOOK_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 5.0
 CHECKOUT_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 0.5
+# So long a transaction may stand idle before PostgreSQL ends it: a process that hangs between two of its statements,
+# or whose machine is gone, must not hold the rows that others wait for.
+IDLE_SECONDS: Final = 3.0
 # So long a write that was refused counts: while nobody tries another, nobody knows better.
 FULL_SECONDS: Final = 5.0
+# So many steps of its machine SQLite takes between two looks at the clock: some milliseconds.
+_STEPS: Final = 50_000
+# The limit of a search's statements may be so much longer than what is left of its time.
+_LIMIT_SLACK: Final = 0.05
+_LIMIT: Final = sa.select(sa.func.set_config("statement_timeout", sa.bindparam("milliseconds", type_=sa.Text), True))
 SQLITE_MINIMUM: Final = (3, 38)  # the ->> operator
 
 
@@ -49,10 +57,16 @@ class Row(Protocol):
 
 
 Columns = Mapping[str, Sequence[Any]]
+Select = Callable[[sa.Select[Any]], Awaitable[Sequence[Mapping[str, Any]]]]
+
+
+class OutOfTime(DatabaseUnavailable):
+    """A query took longer than it was given."""
 
 
 _TAKES: Final = re.compile(r"^-- Takes: (.+?)\s*$", re.MULTILINE)
 _PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+_INCLUDE: Final = re.compile(r"^-- Include: ([a-z_]+)$", re.MULTILINE)
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -69,6 +83,8 @@ class Statement(msgspec.Struct, frozen=True):
         if not path.is_file():
             path = folder / f"{name}.sql"
         text = path.read_text(encoding="utf-8")
+        # What several statements do alike, and must do in one go, is said once.
+        text = _INCLUDE.sub(lambda found: (folder / dialect / f"{found[1]}.part").read_text(encoding="utf-8"), text)
         header = _TAKES.search(text)
         takes = tuple(_declared(part) for part in header.group(1).split(",")) if header else ()
         if dialect == "postgresql":
@@ -191,6 +207,9 @@ _UNAVAILABLE: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # A newer release has added a column. Outside of a transaction asyncpg repeats it itself.
+    asyncpg.InvalidCachedStatementError,
     sqlite3.OperationalError,
     sqlite3.InterfaceError,
 )
@@ -215,19 +234,25 @@ class Database:
         self.clock = Clock()
         self._statements: dict[str, Statement] = {}
         self._refused_write: float | None = None
+        looks = 4 if self.sqlite else max(2, pool_size // 2)
         if self.sqlite:
             # One writer: its pool of one is the write lock, first come, first served.
             self._writer = _sqlite_engine(self.url, 1)
             self._reader = _sqlite_engine(self.url, 4)
-            self._looker = _sqlite_engine(self.url, 4)
+            self._looker = _sqlite_engine(self.url, looks)
         else:
             self._writer = self._reader = _postgres_engine(self.url, pool_size, statement_seconds, keepalive_seconds)
             # What clients look at never takes the place of a claim, an end or a lease.
-            self._looker = _postgres_engine(self.url, max(2, pool_size // 2), LOOK_SECONDS)
+            # Searches have their own limit, which the server keeps; the driver's would cost the connection.
+            self._looker = _postgres_engine(self.url, looks, LOOK_SECONDS + 1.0)
         # Taken from the pool and not given back after each statement: that costs as much as twenty rows.
         self._kept: list[tuple[AsyncConnection, Any]] = []
         self._most_kept = pool_size // 2
+        # How many wait for one of the pool: what is kept would never come to them.
+        self._in_line = 0
         self._closed = False
+        # Half of the connections for looks: searches take seconds, and other looks should not wait for them.
+        self._searches = asyncio.Semaphore(max(1, looks // 2))
 
     def sibling(self, *, keepalive_seconds: int | None = None) -> Database:
         """The same database with the same clock, by one connection of its own, for another thread's event loop.
@@ -292,15 +317,18 @@ class Database:
                     await _drop(connection)
                 await connection.close()
                 raise
-            if len(self._kept) < self._most_kept and not self._closed:
+            if len(self._kept) < self._most_kept and not self._in_line and not self._closed:
                 self._kept.append((connection, driver))
             else:
                 await connection.close()
+                # Whoever waited for it takes it before this caller's next flush does.
+                await asyncio.sleep(0)
             return rows
 
     async def _taken(self) -> tuple[AsyncConnection, Any]:
         """A connection of the pool, and its driver's own."""
-        connection = await self._writer.connect()
+        with self._lined_up():
+            connection = await self._writer.connect()
         try:
             return connection, (await connection.get_raw_connection()).driver_connection
         except BaseException:
@@ -312,6 +340,53 @@ class Database:
         async with self._connection(self._looker) as connection:
             result = await connection.execute(query)
             return cast("Sequence[Mapping[str, Any]]", result.mappings().all())
+
+    @asynccontextmanager
+    async def looking(self, seconds: float) -> AsyncIterator[Select]:
+        """For queries that may find little in much: within `seconds`, which the engine itself keeps to, too.
+
+        Raises OutOfTime out of the query that was under way then. At most half of the connections for looks do this.
+        """
+        async with self._searching(), self._connection(self._looker) as connection:
+            raw = await connection.get_raw_connection()
+            ends = time.monotonic() + seconds
+            # PostgreSQL's limit is that of each statement, as it was set last.
+            limit = float("inf")
+            if self.sqlite:
+                driver = cast(Any, raw.driver_connection)
+                await driver.set_progress_handler(lambda: time.monotonic() > ends, _STEPS)
+
+            async def select(query: sa.Select[Any]) -> Sequence[Mapping[str, Any]]:
+                nonlocal limit
+                try:
+                    left = max(ends - time.monotonic(), 0.001)
+                    if not self.sqlite and limit > left + _LIMIT_SLACK:
+                        limit = left
+                        await connection.execute(_LIMIT, {"milliseconds": str(max(1, int(left * 1000)))})
+                    result = await connection.execute(query)
+                except DBAPIError as error:
+                    if _is_out_of_time(_cause(error)):
+                        raise OutOfTime(f"a query took longer than {seconds:g} s") from error
+                    raise
+                return cast("Sequence[Mapping[str, Any]]", result.mappings().all())
+
+            try:
+                yield select
+            finally:
+                if self.sqlite:
+                    await driver.set_progress_handler(None, _STEPS)
+
+    @asynccontextmanager
+    async def _searching(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(CHECKOUT_SECONDS):
+                await self._searches.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailable("too many searches are under way") from None
+        try:
+            yield
+        finally:
+            self._searches.release()
 
     async def close(self) -> None:
         self._closed = True
@@ -340,8 +415,13 @@ class Database:
     @asynccontextmanager
     async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         """A pooled connection; whatever says "the database is away" becomes DatabaseUnavailable."""
+        pool: Any = engine.pool
         with self._unavailable():
-            async with engine.connect() as connection:
+            if self._kept and engine is self._writer and pool.checkedout() >= pool.size():
+                await self._kept.pop()[0].close()
+            async with AsyncExitStack() as stack:
+                with self._lined_up() if engine is self._writer else nullcontext():
+                    connection = await stack.enter_async_context(engine.connect())
                 try:
                     yield connection
                 except (*_UNAVAILABLE, asyncio.CancelledError):
@@ -349,6 +429,14 @@ class Database:
                     if not self.sqlite:
                         await _drop(connection)
                     raise
+
+    @contextmanager
+    def _lined_up(self) -> Iterator[None]:
+        self._in_line += 1
+        try:
+            yield
+        finally:
+            self._in_line -= 1
 
     @contextmanager
     def _unavailable(self) -> Iterator[None]:
@@ -402,6 +490,11 @@ def _is_unavailable(error: BaseException) -> bool:
     # SQLite's code 1 is a statement that is wrong; its other operational errors are about files and locks.
     wrong = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_ERROR
     return isinstance(error, _UNAVAILABLE) and not wrong
+
+
+def _is_out_of_time(error: BaseException) -> bool:
+    interrupted = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT
+    return interrupted or isinstance(error, asyncpg.QueryCanceledError)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -464,6 +557,8 @@ def _postgres_engine(
             "tcp_keepalives_interval": "1",
             "tcp_keepalives_count": "3",
         }
+    # Who may take longer over a statement may take longer between two: a migration, a search.
+    idle_seconds = IDLE_SECONDS if limit_seconds is None else limit_seconds
     return create_async_engine(
         url,
         pool_size=pool_size,
@@ -482,6 +577,7 @@ def _postgres_engine(
                 "enable_seqscan": "off",
                 "enable_hashjoin": "off",
                 "enable_mergejoin": "off",
+                "idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",
                 **keepalive,
             },
         },
@@ -517,6 +613,9 @@ def _sqlite_engine(url: URL, pool_size: int) -> AsyncEngine:
 
 MIGRATION_LOCK: Final = 0x6A6F6273  # "jobs"
 MIGRATION_SECONDS: Final = 600.0
+_LOCK_SECONDS: Final = 2
+_LOCK_PAUSE_SECONDS: Final = 1.0
+_LOCK_POLL_SECONDS: Final = 0.1
 
 
 async def schema_version(database: Database) -> str | None:
@@ -539,15 +638,38 @@ async def migrate(url: str) -> None:
     try:
         if await schema_version(database) == HEAD:
             return
-        async with asyncio.timeout(MIGRATION_SECONDS), database._writer.connect() as connection:
-            if not database.sqlite:
-                await connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        async with asyncio.timeout(MIGRATION_SECONDS):
+            if database.sqlite:
+                async with database._writer.connect() as connection:
+                    await connection.execute(sa.text("BEGIN EXCLUSIVE"))
+                    await connection.run_sync(_upgrade)
+                    await connection.commit()
             else:
-                await connection.execute(sa.text("BEGIN EXCLUSIVE"))
-            await connection.run_sync(_upgrade)
-            await connection.commit()
+                await _migrate_postgres(database)
     finally:
         await database.close()
+
+
+async def _migrate_postgres(database: Database) -> None:
+    """While other processes work on: nobody waits for a lock of ours, or behind one that we wait for, for long."""
+    async with database._writer.connect() as guard:
+        await guard.execution_options(isolation_level="AUTOCOMMIT")
+        # Asked for again and again: who waits for it inside of a statement is what building an index waits for.
+        while not await guard.scalar(sa.text(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK})")):  # noqa: ASYNC110
+            await asyncio.sleep(_LOCK_POLL_SECONDS)
+        # Its session holds the lock until it is closed.
+        while True:
+            try:
+                async with database._writer.connect() as connection:
+                    await connection.execute(sa.text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))
+                    await connection.commit()
+                    await connection.run_sync(_upgrade)
+                    return
+            except DBAPIError as error:
+                # Those who wait behind us go first, and it goes on with the migration that it was at.
+                if not isinstance(_cause(error), asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
+                    raise
+            await asyncio.sleep(_LOCK_PAUSE_SECONDS)
 
 
 def _upgrade(connection: sa.Connection) -> None:
@@ -566,14 +688,18 @@ async def check_reachable(url: str) -> str:
     database = Database(url)
     shown = database.url.render_as_string(hide_password=True)
     try:
-        async with asyncio.timeout(CONNECT_SECONDS + 5):
-            async with database._reader.connect() as connection:
-                query = "SELECT sqlite_version()" if database.sqlite else "SHOW server_version"
-                version = str((await connection.execute(sa.text(query))).scalar())
+        if database.sqlite:
+            # Without the driver: its thread outlives a file that cannot be opened, and then complains by itself.
+            with closing(sqlite3.connect(database.url.database or "")) as file:
+                file.execute("SELECT count(*) FROM sqlite_schema")
+            version = sqlite3.sqlite_version
+        else:
+            async with asyncio.timeout(CONNECT_SECONDS + 5), database._reader.connect() as connection:
+                version = str((await connection.execute(sa.text("SHOW server_version"))).scalar())
         if database.sqlite and tuple(map(int, version.split(".")[:2])) < SQLITE_MINIMUM:
             raise ConfigurationError(f"This Python comes with SQLite {version}: at least 3.38 is needed.")
         return f"{'SQLite' if database.sqlite else 'PostgreSQL'} {version}"
-    except (SQLAlchemyError, *_UNAVAILABLE) as error:
+    except (SQLAlchemyError, sqlite3.Error, *_UNAVAILABLE) as error:
         raise ConfigurationError(
             f"The database {shown} cannot be used: {_sentence(_cause(error)).rstrip('.')}."
         ) from error

@@ -83,6 +83,7 @@ def claimed_of(database: Database, row: Row) -> Claimed:
         started_at,
         trace_context,
         cancel_requested,
+        callback_url,
         *_,
     ) = row
     if database.sqlite:
@@ -107,6 +108,7 @@ def claimed_of(database: Database, row: Row) -> Claimed:
         started_at=started_at,
         trace_context=trace_context,
         cancel_requested=cancel_requested,
+        callback_url=callback_url,
     )
 
 

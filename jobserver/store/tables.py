@@ -96,10 +96,14 @@ jobs: Final = sa.Table(
     sa.Column("payload", sa.Text, nullable=False),
     sa.Column("result", sa.Text),
     sa.Column("error", sa.Text),
+    # What a failed job has in common with those that failed alike; null in every other status.
+    sa.Column("fingerprint", sa.Text),
     _partial("jobs_waiting", "queue", "priority", "available_at", where=WAITING_SQL),
     _partial("jobs_running", "worker_id", where="status = 'running'"),
     _partial("jobs_terminal", "status", "finished_at", "id", where=TERMINAL_SQL),
     _partial("jobs_expiring", "expires_at", where=f"expires_at IS NOT NULL AND {WAITING_SQL}"),
+    # The last three for the groups of dead letters, which are counted in the index alone.
+    _partial("jobs_failed", "fingerprint", "finished_at", "id", "type", "queue", "status", where="status = 'failed'"),
     postgresql_with=_HOT,
 )
 
@@ -169,6 +173,17 @@ workers: Final = sa.Table(
     sa.Column("locked", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
+# What callbacks are signed with. `expires_at`: it was rotated, and signs until then; "" once it is revoked.
+callback_secrets: Final = sa.Table(
+    "callback_secrets",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("secret", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+)
+
 # Counts by queue and status: triggers on jobs add what a statement changed; no read ever scans jobs.
 # On PostgreSQL they append to job_count_deltas (no row that two writers would queue for) and upkeep folds.
 job_counts: Final = sa.Table(
@@ -186,4 +201,42 @@ job_count_deltas: Final = sa.Table(
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("n", sa.BigInteger, nullable=False),
     postgresql_with={"autovacuum_vacuum_scale_factor": 0.0, "autovacuum_vacuum_threshold": 5000},
+)
+
+# Rows stay when a key is revoked: that there ever was one keeps the server closed.
+api_keys: Final = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    # SHA-256 of the key, in hex.
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+    sa.Column("last_used_at", Instant),
+    sa.Index("api_keys_digest", "digest", unique=True),
+    sa.Index(
+        "api_keys_name",
+        "name",
+        unique=True,
+        postgresql_where=sa.text("revoked_at IS NULL"),
+        sqlite_where=sa.text("revoked_at IS NULL"),
+    ),
+)
+
+# Ids are UUIDv7: their order is that of time.
+audit: Final = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("key_id", Id),
+    sa.Column("key_name", sa.Text),
+    sa.Column("address", sa.Text),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    # How many it changed; written when it was done.
+    sa.Column("changed", sa.BigInteger),
 )

@@ -76,6 +76,12 @@ class WorkerStore:
             [row] = await session.fetch("now")
             return self._measured(row["now"], asked, monotonic_ns())
 
+    async def now(self) -> datetime:
+        """The database's now, of which the clock of this process hears nothing."""
+        async with self._database.read() as session:
+            [row] = await session.fetch("now")
+        return self._database.moment(row["now"])
+
     def _measured(self, now: object, asked_ns: int, answered_ns: int) -> datetime:
         moment = self._database.moment(now)
         if not self._database.sqlite:

@@ -30,7 +30,7 @@ READ_SECONDS: Final = BLOCK_MILLISECONDS / 1000 + COMMAND_SECONDS
 MINIMUM_VERSION: Final = (6, 2)
 CLOSED: Final = "the handler is closed"
 
-SCRIPTS: Final = ("apply", "fetch", "promote", "watermark", "incarnation", "forget_consumers", "sizes")
+SCRIPTS: Final = ("apply", "fetch", "promote", "watermark", "incarnation", "forget_consumers", "sizes", "feed")
 
 
 class StreamClient:
@@ -42,7 +42,7 @@ class StreamClient:
     def __init__(self, url: str) -> None:
         self._url = url
         self.commands: Any = _client(url, connections=8, seconds=COMMAND_SECONDS)
-        self.reader: Any = _client(url, connections=2, seconds=READ_SECONDS)
+        self.reader: Any = _client(url, connections=3, seconds=READ_SECONDS)
         # Without a time limit of its own, which would cost a task a call: `available` has one.
         self._pool: Any = _client(url, connections=8, seconds=None).connection_pool
         self._lines = Lines(self._pool)

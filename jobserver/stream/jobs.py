@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from jobserver.errors import StreamUnavailable
 from jobserver.job.model import Delivery, Priority
 from jobserver.stream.client import BLOCK_MILLISECONDS, CALL_SECONDS, REQUEST_SECONDS, StreamClient, available
+from jobserver.stream.events import Told, told_operation
 from jobserver.stream.keys import GROUP, Keys
 
 logger = logging.getLogger(__name__)
@@ -46,13 +47,21 @@ class Dead(msgspec.Struct, frozen=True):
     type: str
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """What Redis did not take of a batch, and why. `untold`: its transitions are among that."""
+
+    why: str
+    untold: bool
+
+
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call does, frees first: acknowledge, then add, delay, dead-letter."""
+    """What one call does, frees first: acknowledge, then tell of transitions, add, delay, dead-letter."""
 
     acks: Sequence[Delivery] = ()
     adds: Sequence[Message] = ()
     delays: Sequence[Message] = ()
     dead: Sequence[Dead] = ()
+    told: Told | None = None
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -77,7 +86,7 @@ class JobStream:
         self._client = client
         self.keys = Keys(prefix)
 
-    async def apply(self, batch: Batch) -> str | None:
+    async def apply(self, batch: Batch) -> Refusal | None:
         """One call for a whole batch. Returns why additions failed (memory full), None when all went well."""
         keys: dict[str, int] = {}
         args: list[Any] = [GROUP]
@@ -92,6 +101,8 @@ class JobStream:
             for start in range(0, len(ids), CHUNK):
                 chunk = ids[start : start + CHUNK]
                 args += ("ack", number(self.keys.jobs(*stream)), len(chunk), *chunk)
+        if batch.told is not None:
+            args += told_operation(self.keys, batch.told, number)
         numbers: dict[Stream, int] = {}
         # All ids at once, in C.
         ids_of_adds = msgspec.to_builtins([message.job_id for message in batch.adds])
@@ -106,8 +117,10 @@ class JobStream:
             args += ("dead", number(self.keys.dlq), DLQ_MAXLEN, str(dead.job_id), dead.fence, dead.type)
         if len(args) == 1:
             return None
-        failed, why = await self._client.script("apply", list(keys), args)
-        return f"{failed} additions failed: {why.decode(errors='replace')}" if failed else None
+        failed, why, untold = await self._client.script("apply", list(keys), args)
+        if not failed:
+            return None
+        return Refusal(f"{failed} additions failed: {why.decode(errors='replace')}", untold=bool(untold))
 
     async def fetch(self, streams: Sequence[Stream], consumer: str, count: int) -> Fetched:
         """At most `count` new messages, in the order of the streams, without waiting."""

@@ -25,14 +25,87 @@ _SMALL: Final = tuple(bytes([number]) for number in range(128))
 _MOST_NAMES: Final = 4_096
 _MOST_TEXTS: Final = 4_096
 _MOST_CHARACTERS: Final = 64
+_MOST_COUNTED: Final = 256
 _NO_STATUS: Final = b"\x7a\x00"
 
+# Values of these differ from span to span: nothing would be found again.
+_VARYING: Final = frozenset({"messaging.message.id", "jobserver.job.due_at", "url.path"})
 # Names of attributes, encoded, and names with short texts: types, queues and statements come again and again.
 _names: dict[str, bytes] = {}
 _texts: dict[tuple[str, str], bytes] = {}
+# As well as names with small numbers: attempts, fences, sizes.
+_counts: dict[tuple[str, int], bytes] = {}
+
+Attributes = Mapping[str, Any]
+# Trace, span, whether of another process, and what is said of it.
+LinkTo = tuple[int, int, bool, Attributes | None]
+# What, with what, and when: nanoseconds since 1970.
+Happened = tuple[str, Attributes, int]
 
 
-def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+class Written:
+    """A span that is encoded already: it takes no objects of the SDK's, and the thread that exports has less to do."""
+
+    __slots__ = ("data", "instrumentation_scope", "resource")
+
+    def __init__(self, data: bytes, resource: Resource, scope: InstrumentationScope) -> None:
+        self.data = data
+        self.resource = resource
+        self.instrumentation_scope = scope
+
+
+def write_span(
+    name: str,
+    trace_id: int,
+    span_id: int,
+    state: str,
+    parent: tuple[int, bool] | None,
+    kind: int,
+    times_ns: tuple[int, int],
+    attributes: Attributes,
+    links: Sequence[LinkTo],
+    events: Sequence[Happened],
+    error: str | None,
+    written: bytes = b"",
+) -> bytes:
+    """A whole span: `parent` is its id and whether it is another process's, `kind` is the SDK's; `error`: it failed.
+
+    `written` are more attributes, from `write_attributes`.
+    """
+    parts = [b"\x0a\x10", trace_id.to_bytes(16, "big"), b"\x12\x08", span_id.to_bytes(8, "big")]
+    if state:
+        parts.append(_text(b"\x1a", state))
+    flags = _LOCAL
+    if parent is not None:
+        parts += (b"\x22\x08", parent[0].to_bytes(8, "big"))
+        flags = _REMOTE if parent[1] else _LOCAL
+    parts += (
+        _text(b"\x2a", name),
+        b"\x30",
+        _SMALL[kind + 1],
+        _TIMES.pack(b"\x39", times_ns[0], b"\x41", times_ns[1]),
+        written,
+        _attributes(b"\x4a", attributes),
+    )
+    for what, said, at_ns in events:
+        body = b"\x09" + _FIXED.pack(at_ns) + _text(b"\x12", what) + _attributes(b"\x1a", said)
+        parts.append(_sized(b"\x5a", body))
+    for link_trace_id, link_span_id, remote, said_of_it in links:
+        parts.append(_linked(link_trace_id, link_span_id, _REMOTE if remote else _LOCAL, said_of_it, 0))
+    if error is None:
+        parts.append(_NO_STATUS)
+    else:
+        parts.append(_sized(b"\x7a", _text(b"\x12", error) + b"\x18\x02"))
+    parts += (b"\x85\x01", flags)
+    return b"".join(parts)
+
+
+def write_attributes(attributes: Attributes) -> bytes:
+    """Attributes of a span, for many spans that have them in common."""
+    return _attributes(b"\x4a", attributes)
+
+
+def encode_spans(spans: Sequence[ReadableSpan | Written]) -> ExportTraceServiceRequest:
     """The request that carries them."""
     # By identity: comparing resources costs more than encoding a few of them twice.
     groups: dict[tuple[int, int], tuple[Resource, InstrumentationScope | None, list[bytes]]] = {}
@@ -41,7 +114,7 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
         group = groups.get((id(resource), id(scope)))
         if group is None:
             group = groups[id(resource), id(scope)] = (resource, scope, [])
-        group[2].append(_sized(b"\x12", _span(span)))
+        group[2].append(_sized(b"\x12", span.data if isinstance(span, Written) else _span(span)))
     by_resource: dict[int, tuple[Resource, list[bytes]]] = {}
     for resource, scope, encoded in groups.values():
         of_scope = _sized(b"\x0a", _scope(scope)) + b"".join(encoded)
@@ -109,12 +182,16 @@ def _event(event: Event) -> bytes:
 
 def _link(link: Link) -> bytes:
     context = link.context
-    ids = b"\x0a\x10%b\x12\x08%b" % (context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big"))
     flags = _REMOTE if context.is_remote else _LOCAL
-    if link.attributes is None:
+    return _linked(context.trace_id, context.span_id, flags, link.attributes, link.dropped_attributes)
+
+
+def _linked(trace_id: int, span_id: int, flags: bytes, attributes: Attributes | None, dropped: int) -> bytes:
+    ids = b"\x0a\x10%b\x12\x08%b" % (trace_id.to_bytes(16, "big"), span_id.to_bytes(8, "big"))
+    if attributes is None:
         # As nearly all are.
         return b"\x6a\x21%b\x35%b" % (ids, flags)
-    said = _attributes(b"\x22", link.attributes) + _count(b"\x28", link.dropped_attributes)
+    said = _attributes(b"\x22", attributes) + _count(b"\x28", dropped)
     return _sized(b"\x6a", b"%b%b\x35%b" % (ids, said, flags))
 
 
@@ -140,13 +217,15 @@ def _scope(scope: InstrumentationScope | None) -> bytes:
     return _text(b"\x0a", scope.name) + _text(b"\x12", scope.version) + _attributes(b"\x1a", scope.attributes)
 
 
-def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
+def _attributes(tag: bytes, attributes: Attributes | None) -> bytes:
     if not attributes:
         return b""
     pairs = []
     for name, value in attributes.items():
         if type(value) is str:
             pairs.append(_texts.get((name, value)) or _text_pair(name, value))
+        elif type(value) is int and 0 <= value < _MOST_COUNTED:
+            pairs.append(_counts.get((name, value)) or _count_pair(name, value))
         else:
             pairs.append(_pair(name, _value(value)))
     return tag + tag.join(pairs)
@@ -154,10 +233,18 @@ def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
 
 def _text_pair(name: str, value: str) -> bytes:
     pair = _pair(name, _value(value))
-    if len(value) <= _MOST_CHARACTERS:
+    if len(value) <= _MOST_CHARACTERS and name not in _VARYING:
         if len(_texts) >= _MOST_TEXTS:
             _texts.clear()
         _texts[name, value] = pair
+    return pair
+
+
+def _count_pair(name: str, value: int) -> bytes:
+    pair = _pair(name, _value(value))
+    if len(_counts) >= _MOST_TEXTS:
+        _counts.clear()
+    _counts[name, value] = pair
     return pair
 
 

@@ -6,24 +6,26 @@ A collector that is slow or gone costs spans, which are counted, and never a job
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar, cast
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, set_value
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 
-from jobserver.telemetry.encoding import encode_spans
-from jobserver.telemetry.otel import Otel, Queueing
+from jobserver.telemetry.encoding import Written, encode_spans
+from jobserver.telemetry.otel import GRACE_SECONDS, Otel, Queueing
 
 logger = logging.getLogger(__name__)
 
-CLOSE_SECONDS: Final = 5.0
+GIVE_UP_SECONDS: Final = 0.25
+CLOSE_SECONDS: Final = GRACE_SECONDS
 # So often at the most a collector that takes nothing is worth a line.
 SAY_SECONDS: Final = 60.0
 
@@ -71,7 +73,8 @@ class Outgoing(Generic[Item]):
             self.on_dropped(1)
             return
         self._waiting.append(item)
-        if len(self._waiting) == self._queueing.most_at_once:
+        # Not only when they are just as many: two threads may put theirs at once.
+        if len(self._waiting) >= self._queueing.most_at_once and not self._arrived.is_set():
             self._arrived.set()
 
     def flush(self, *, within_seconds: float) -> bool:
@@ -100,6 +103,8 @@ class Outgoing(Generic[Item]):
         if self._thread.is_alive():
             # An export under way may take as long as its own time limit: its connection is closed under it.
             threading.Thread(target=self._exporter.shutdown, name=f"{self._name} end", daemon=True).start()
+            # One that only waits to try again gives up, and says so.
+            self._thread.join(GIVE_UP_SECONDS)
         else:
             self._exporter.shutdown()
 
@@ -141,7 +146,9 @@ class SpanQueue(SpanProcessor):
     """Finished spans on their way out."""
 
     def __init__(self, exporter: SpanExporter, queueing: Queueing) -> None:
-        self._outgoing: Outgoing[ReadableSpan] = Outgoing("spans", exporter, queueing, _spans_refused)
+        self._outgoing: Outgoing[ReadableSpan | Written] = Outgoing(
+            "spans", cast(Exporter[ReadableSpan | Written], exporter), queueing, _spans_refused
+        )
 
     @property
     def waiting(self) -> int:
@@ -149,6 +156,10 @@ class SpanQueue(SpanProcessor):
 
     def count_dropped(self, count: Callable[[int], None]) -> None:
         self._outgoing.on_dropped = count
+
+    def put(self, span: ReadableSpan | Written) -> None:
+        """A finished one of our own, which is sampled."""
+        self._outgoing.put(span)
 
     def on_end(self, span: ReadableSpan) -> None:
         if span.context is not None and span.context.trace_flags.sampled:
@@ -214,6 +225,11 @@ def span_exporter(otel: Otel) -> SpanExporter:
     quiet(http_traces.__name__)
     _encode_fast(http_traces)
     return http_traces.OTLPSpanExporter()
+
+
+def takes_written(exporter: SpanExporter) -> bool:
+    """Whether its batches are encoded here, so that a span may come encoded already."""
+    return getattr(sys.modules[type(exporter).__module__], "encode_spans", None) is encode_spans
 
 
 def _encode_fast(traces: ModuleType) -> None:

@@ -52,6 +52,9 @@ def configure_logs(format_: LogFormat, level: str, stream: TextIO | None = None)
     for name, least in (
         ("uvicorn.access", "error"),
         ("httpx", "warning"),
+        ("httpcore", "warning"),
+        # It says every statement with its values: payloads, and the secrets of callbacks.
+        ("aiosqlite", "warning"),
         ("alembic", "warning"),
         ("uvicorn", "warning"),
     ):

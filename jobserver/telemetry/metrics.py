@@ -19,10 +19,14 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 MAX_LABELS: Final = 200
-_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 _SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 _JOB: Final = ("type", "queue")
-REASONS: Final = ("invalid", "key_reused", "overloaded", "unavailable")
+REASONS: Final = ("invalid", "key_reused", "overloaded", "unavailable", "backlog", "rate_limited")
+REFUSALS: Final = ("no_key", "bad_key", "mistakes", "forbidden", "foreign")
+CALLBACK_REASONS: Final = ("network", "status", "refused", "unsigned")
+LOST: Final = ("overflow", "refused")
+RESETS: Final = (*LOST, "died", "missed", "wiped", "unavailable")
 STEPS: Final = ("finish", "heartbeat")
 
 # What a gauge with labels gives: (labels, value) rows.
@@ -93,8 +97,8 @@ class _Family(Collector, Generic[Series]):
         """The series with these labels, to be kept by whoever counts often."""
         return self._series.get(labels) or self._series.setdefault(labels, self._new())
 
-    def _rows(self) -> list[tuple[tuple[str, ...], Series]]:
-        """As they are now: another thread may be adding one."""
+    def rows(self) -> list[tuple[tuple[str, ...], Series]]:
+        """Labels and series as they are now: another thread may be adding one."""
         return list(self._series.items())
 
 
@@ -106,7 +110,7 @@ class Counter(_Family[Count]):
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, count in self._rows():
+        for labels, count in self.rows():
             family.add_metric(labels, count.value)
         yield family
 
@@ -120,7 +124,7 @@ class Histogram(_Family[Distribution]):
 
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, found in self._rows():
+        for labels, found in self.rows():
             # Copied first, and the count is their sum: a value that comes meanwhile does not make them disagree.
             sums = accumulate(found.counts[:])
             family.add_metric(
@@ -174,20 +178,29 @@ class Metrics:
         self.expired = counter("jobs_expired", "Jobs that expired before they were started.")
         self.reconciled = counter("jobs_reconciled", "Jobs whose lost message was published again.", ("queue",))
         self.rejected = counter("submits_rejected", "Requests to submit that were refused.", ("reason",), REASONS)
+        self.refused = counter("requests_refused", "Requests refused for who makes them.", ("reason",), REFUSALS)
         self.deduplicated = counter("submits_deduplicated", "Submits answered with the job of their key.", ())
+        self.callbacks_delivered = counter("callbacks_delivered", "Callbacks that their receiver took.", ())
+        self.callbacks_failed = counter(
+            "callbacks_failed", "Attempts at a callback that failed.", ("reason",), CALLBACK_REASONS
+        )
         self.stale = counter("stale_writes_rejected", "Writes refused as their fence was stale.", ("step",), STEPS)
         self.dropped = counter("deliveries_dropped", "Messages dropped because the queue to Redis was full.", ())
+        self.events_sent = counter("events_sent", "Live events that readers were given.", ())
+        self.events_lost = counter("events_lost", "Live events that Redis was not told of.", ("reason",), LOST)
+        self.events_reset = counter("event_resets", "Gaps that readers were told of.", ("reason",), RESETS)
+        self.events_cut = counter("event_readers_cut_off", "Readers cut off because they were slow.", ())
         self.rebuilt = counter("connections_rebuilt", "Times that the watchdog rebuilt the connections to Redis.", ())
         self.spans_dropped = counter("spans_dropped", "Spans that the collector did not take in time.", ())
         self.abandoned = counter("attempts_abandoned", "Handlers given up because they did not end.", ("type",))
         self.loop_blocked = counter("event_loop_blocked", "Times the event loop was blocked for over 1 s.", ("type",))
         self.attempt_seconds = histogram(
-            "attempt_duration_seconds", "Duration of attempts.", ("type", "outcome"), _SECONDS
+            "attempt_duration_seconds", "Duration of attempts.", ("type", "outcome"), SECONDS
         )
-        self.wait_seconds = histogram("queue_wait_seconds", "From due to claimed.", ("queue",), _SECONDS)
-        self.end_to_end_seconds = histogram("end_to_end_seconds", "From created to terminal.", ("type",), _SECONDS)
+        self.wait_seconds = histogram("queue_wait_seconds", "From due to claimed.", ("queue",), SECONDS)
+        self.end_to_end_seconds = histogram("end_to_end_seconds", "From created to terminal.", ("type",), SECONDS)
         self.batch_size = histogram("batch_size", "Items in a flush.", ("batcher",), _SIZES)
-        self.flush_seconds = histogram("flush_duration_seconds", "Duration of flushes.", ("batcher",), _SECONDS)
+        self.flush_seconds = histogram("flush_duration_seconds", "Duration of flushes.", ("batcher",), SECONDS)
         Info("jobserver_build", "The version that runs.", registry=self.registry).info({"version": version})
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:

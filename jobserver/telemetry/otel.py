@@ -5,8 +5,10 @@ Nothing of OpenTelemetry is imported here: without an endpoint there is no SDK i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, TypeVar
+from typing import Protocol as TypingProtocol
 
 import msgspec
 
@@ -15,6 +17,9 @@ from jobserver.errors import ConfigurationError
 SERVICE: Final = "jobserver"
 # Every trace id is below it: the bound of a sampler that takes all.
 ALL_TRACES: Final = 1 << 64
+
+GRACE_SECONDS: Final = 5.0
+LEAST_SECONDS: Final = 0.5
 
 T = TypeVar("T")
 Protocol = Literal["grpc", "http/protobuf"]
@@ -29,6 +34,25 @@ _SAMPLERS: Final[dict[str, tuple[bool, float | None]]] = {
     "parentbased_always_off": (True, 0.0),
     "parentbased_traceidratio": (True, None),
 }
+
+
+class Closing(TypingProtocol):
+    def __call__(self, *, within_seconds: float) -> Awaitable[None]: ...
+
+
+class Grace:
+    """The time that a stop has for all that is still to be exported: 5 s together."""
+
+    def __init__(self) -> None:
+        self._left_seconds = GRACE_SECONDS
+
+    async def give(self, close: Closing) -> None:
+        """What is left; never nothing: a collector that is well needs but a moment, whatever another one took."""
+        began = time.monotonic()
+        try:
+            await close(within_seconds=max(LEAST_SECONDS, self._left_seconds))
+        finally:
+            self._left_seconds -= time.monotonic() - began
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,11 +69,11 @@ class MetricsPush:
         await asyncio.to_thread(self._push, families)
         return None
 
-    async def close(self) -> None:
-        """Push the last figures, within 5 s."""
+    async def close(self, *, within_seconds: float = CLOSE_SECONDS) -> None:
+        """Push the last figures, as far as the time goes."""
         last = threading.Thread(target=self._push, args=(list(self._registry.collect()),), name="metrics", daemon=True)
         last.start()
-        await asyncio.to_thread(last.join, CLOSE_SECONDS)
+        await asyncio.to_thread(last.join, within_seconds)
         threading.Thread(target=self._exporter.shutdown, name="metrics end", daemon=True).start()
 
     def _push(self, families: Sequence[Family]) -> None:
@@ -158,10 +158,10 @@ class LogPush(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    async def end(self) -> None:
-        """Send what waits, within 5 s."""
+    async def end(self, *, within_seconds: float = CLOSE_SECONDS) -> None:
+        """Send what waits, as far as the time goes."""
         logging.getLogger().removeHandler(self)
-        await asyncio.to_thread(self._outgoing.close)
+        await asyncio.to_thread(self._outgoing.close, within_seconds=within_seconds)
 
     def _readable(self, record: logging.LogRecord) -> ReadableLogRecord:
         body, fields = fields_of(record)

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import structlog
 
-from jobserver.job.model import TERMINAL, Claimed, Ended, Job, JobError, Status
-from jobserver.telemetry.metrics import BoundedLabel, Count, Counter, Distribution, Metrics
+from jobserver.job.model import CALLBACK, CALLBACK_QUEUE, TERMINAL, Claimed, Ended, Job, JobError, Status
+from jobserver.telemetry.metrics import LOST, RESETS, BoundedLabel, Count, Counter, Distribution, Metrics
 
 if TYPE_CHECKING:  # it imports the SDK, which is for those who have a collector
     from jobserver.telemetry.tracing import Tracing
@@ -129,6 +129,18 @@ class Telemetry:
                     trace_id=trace_id(job.trace_context),
                 )
 
+    def called_back(self, count: int) -> None:
+        """Jobs that want a callback have ended: the callbacks are committed."""
+        self._kind(CALLBACK, CALLBACK_QUEUE).created.value += count
+
+    def callback_delivered(self) -> None:
+        """A receiver took a callback."""
+        self.metrics.callbacks_delivered.of().value += 1
+
+    def callback_failed(self, reason: str) -> None:
+        """A receiver did not take a callback this time; `reason` is one of a few words."""
+        self.metrics.callbacks_failed.of(reason).value += 1
+
     def deduplicated(self, count: int) -> None:
         """Submits were answered with the job of their idempotency key."""
         self.metrics.deduplicated.of().value += count
@@ -136,6 +148,31 @@ class Telemetry:
     def rejected(self, reason: str) -> None:
         """A submit was refused; `reason` is one of a few words."""
         self.metrics.rejected.of(reason).value += 1
+
+    def refused(self, reason: str) -> None:
+        """A request was refused for who makes it; `reason` is one of a few words."""
+        self.metrics.refused.of(reason).value += 1
+
+    def acted(
+        self,
+        action: str,
+        target: dict[str, object],
+        changed: int | None,
+        *,
+        key: str | None,
+        key_id: UUID | None,
+        address: str | None,
+    ) -> None:
+        """A person did something that needs the scope admin. `changed`: None when nobody knows how many it was."""
+        self._log.info(
+            "admin_action",
+            action=action,
+            target=target,
+            changed=changed,
+            key=key,
+            key_id=None if key_id is None else str(key_id),
+            address=address,
+        )
 
     def claimed(self, job: Claimed) -> None:
         """A job is ours, under its new fence."""
@@ -236,6 +273,26 @@ class Telemetry:
     def dropped(self, count: int) -> None:
         """Messages for Redis found no place in the queue; reconcile will mend it."""
         self.metrics.dropped.of().value += count
+
+    def events_sent(self, count: int) -> None:
+        """Readers of live events were given some."""
+        self.metrics.events_sent.of().value += count
+
+    def events_lost(self, reason: str, count: int) -> None:
+        """Redis was not, or may not have been, told of transitions; readers get a reset."""
+        if reason in LOST:
+            # Of what a process that died had to tell, nobody knows how much there was.
+            self.metrics.events_lost.of(reason).value += count
+            self._log.warning("events_lost", reason=reason, count=count, worker_id=self._worker_id)
+
+    def event_reset(self, reason: str) -> None:
+        """A reader was told of a gap. Reasons of unknown processes count as missed."""
+        self.metrics.events_reset.of(reason if reason in RESETS else "missed").value += 1
+
+    def event_reader_cut_off(self, behind: int) -> None:
+        """A reader was cut off because it was so many bytes behind."""
+        self.metrics.events_cut.of().value += 1
+        self._log.warning("event_reader_cut_off", behind_bytes=behind, worker_id=self._worker_id)
 
     def connections_rebuilt(self) -> None:
         """Work waited and nothing was read: the connections to Redis are new."""

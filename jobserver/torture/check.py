@@ -261,6 +261,9 @@ def lost_leases_are_explained(evidence: Evidence) -> Iterator[Violation]:
             cause = {"lease_lost": LEASE_LOST, "handed_back": HANDED_BACK}.get(attempt.outcome)
         if cause is None or (cause == CHILD_DEATH and _is_poison(evidence, attempt.job_id)):
             continue
+        if cause == HANDED_BACK and attempt.fence not in {run.fence for run in evidence.runs_of(attempt.job_id)}:
+            # Claimed ahead of its turn, which did not come as soon as was thought.
+            continue
         if not evidence.explained(cause, attempt.pid, attempt.started, attempt.ended):
             yield Violation(
                 "explained",

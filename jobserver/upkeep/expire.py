@@ -34,5 +34,12 @@ class Expire:
         for each in moved:
             self._telemetry.expired(each)
             self._waiters.wake(each.job_id)
+        if self._deliveries.announcer is not None:
+            self._deliveries.announcer.moved(
+                [(each.job_id, each.type, each.queue, each.status, each.attempt, each.fence) for each in moved]
+            )
         self._deliveries.bury(Dead(each.job_id, each.fence, each.type) for each in moved)
+        if called := [each.callback_id for each in moved if each.callback_id is not None]:
+            self._deliveries.call_back(called)
+            self._telemetry.called_back(len(called))
         return len(moved)

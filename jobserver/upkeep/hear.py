@@ -10,6 +10,7 @@ import logging
 from typing import Final
 
 from jobserver.errors import StreamUnavailable
+from jobserver.pipeline.announce import Announcer
 from jobserver.pipeline.held import Holdings
 from jobserver.pipeline.known import Queues, Types
 from jobserver.store.jobs import JobStore
@@ -26,7 +27,15 @@ class Hear:
     """Owns the loop, and the ear for wake-ups."""
 
     def __init__(
-        self, store: JobStore, stream: JobStream, holdings: Holdings, queues: Queues, types: Types, *, worker_id: str
+        self,
+        store: JobStore,
+        stream: JobStream,
+        holdings: Holdings,
+        queues: Queues,
+        types: Types,
+        *,
+        worker_id: str,
+        announcer: Announcer | None = None,
     ) -> None:
         self._store = store
         self._stream = stream
@@ -34,6 +43,7 @@ class Hear:
         self._queues = queues
         self._types = types
         self._worker_id = worker_id
+        self._announcer = announcer
         self._turns = 0
         self._ear: asyncio.Task[None] | None = None
         self.loop = Loop("hear", HEAR_SECONDS, self.step)
@@ -68,6 +78,8 @@ class Hear:
             return
         sent = [(held.job.id, held.job.fence, held.progress) for held in said if held.progress is not None]
         await self._store.save_progress(sent)
+        if self._announcer is not None:
+            self._announcer.said(sent)
         for held, (_, _, progress) in zip(said, sent, strict=True):
             if held.progress is progress:
                 held.progress = None

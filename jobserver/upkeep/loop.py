@@ -17,12 +17,18 @@ Step = Callable[[], Awaitable[float | None]]
 
 
 class Loop:
-    """Owns one task. A step returns the seconds until the next one, or None for the usual interval."""
+    """Owns one task. A step returns the seconds until the next one, or None for the usual interval.
 
-    def __init__(self, name: str, interval_seconds: float, step: Step) -> None:
+    With `pace`, which says the seconds until the next one, each comes at its time, whatever became of the one before.
+    """
+
+    def __init__(
+        self, name: str, interval_seconds: float, step: Step, *, pace: Callable[[], float] | None = None
+    ) -> None:
         self.name = name
         self._interval_seconds = interval_seconds
         self._step = step
+        self._pace = pace
         self._woken = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -52,7 +58,9 @@ class Loop:
         while not self._stopping:
             self._woken.clear()
             delay = await self._take_step()
-            if delay is None:
+            if self._pace is not None:
+                delay = self._pace()
+            elif delay is None:
                 # Spread out, so that processes which started together do not work in step.
                 delay = self._interval_seconds * (0.8 + 0.4 * random.random())  # noqa: S311
             if not self._stopping:

@@ -31,6 +31,11 @@ SILENT_SECONDS: Final = 3.0
 JUDGE_SECONDS: Final = 5.0
 
 
+def longest_seconds(lease_seconds: float) -> float:
+    """So long may pass between two beats before others may have missed the time to extend a lease."""
+    return max(2 * BEAT_SECONDS, lease_seconds / 3)
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """What a process says of itself once."""
 
@@ -58,8 +63,7 @@ class Pulse:
         self._refuse = refuse
         self._steady_since: float | None = None
         self._last_now: datetime | None = None
-        # So long may pass between two beats before others may have missed the time to extend a lease.
-        self._longest_seconds = max(2 * BEAT_SECONDS, lease_seconds / 3)
+        self._longest_seconds = longest_seconds(lease_seconds)
         self._last_beat: float | None = None
         self.beats = 0
         self.locked = False

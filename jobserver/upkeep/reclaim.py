@@ -24,7 +24,7 @@ from jobserver.store.workers import WorkerStore
 from jobserver.stream.jobs import Dead, JobStream, Stream
 from jobserver.telemetry import Telemetry
 from jobserver.upkeep.loop import Loop
-from jobserver.upkeep.pulse import SILENT_SECONDS
+from jobserver.upkeep.pulse import SILENT_SECONDS, longest_seconds
 
 INTERVAL_SECONDS: Final = 1.0
 DEATHS_SECONDS: Final = 0.5
@@ -104,14 +104,30 @@ class Reclaim:
         if not self._may_reclaim():
             return None
         found = await self._find_lost()
+        if found and await self._clock_jumped():
+            return None
         if not self._may_reclaim():
             # The answer was long on its way: these leases may have ended while nobody could extend them.
             return None
         return 0.0 if await self._take_back(found, self._end_of_silent) >= LIMIT else None
 
+    async def _clock_jumped(self) -> bool:
+        """Whether the database's clock went on without us, such as at a failover: leases look over, and are not.
+
+        The next beat notices it too, and takes its time for what it knows.
+        """
+        expected = self._store.database.clock.now()
+        now = await self._workers.now()
+        return (now - expected).total_seconds() > longest_seconds(self._lease_seconds)
+
     async def lost_jobs(self) -> int:
-        """Take back up to 200 jobs whose lease is over; returns how many were won."""
-        return await self._take_back(await self._find_lost(), self._end_of_silent)
+        """Take back up to 200 jobs whose lease is over; returns how many were won.
+
+        For one that has no beats of its own to judge by: what processes hold that beat a moment ago is left to them.
+        """
+        found = await self._find_lost()
+        living = set(await self._workers.alive(within_seconds=SILENT_SECONDS))
+        return await self._take_back([each for each in found if each.worker_id not in living], self._end_of_silent)
 
     async def _find_lost(self) -> list[Lost]:
         # What this process runs is never lost to it: its lease is only late.
@@ -146,17 +162,32 @@ class Reclaim:
     def _end(self, lost: Lost, message: str, *, lease_over: bool) -> Settlement:
         outcome = LeaseLost(bounded_error("LeaseLost", message))
         transition = decide(lost.job, outcome, self._policy, random.random())  # noqa: S311
-        return Settlement(lost.job.id, lost.job.fence, transition, lease_over=lease_over)
+        return Settlement(
+            lost.job.id,
+            lost.job.fence,
+            transition,
+            lease_over=lease_over,
+            calls_back=lost.job.callback_url is not None,
+        )
 
     def _tell(self, won: Sequence[tuple[Lost, Moved]]) -> None:
         for each, moved in won:
             self._telemetry.reclaimed(each.job, moved, each.worker_id)
             if moved.status in TERMINAL:
                 self._waiters.wake(moved.job_id)
+        if self._deliveries.announcer is not None and won:
+            # What the other process had to tell of them it may have told or not.
+            self._deliveries.announcer.lost("died")
+            self._deliveries.announcer.commanded(
+                [(each.job_id, each.type, each.queue, each.status, lost.job.attempt, each.fence) for lost, each in won]
+            )
         self._deliveries.publish(message_of(moved) for _, moved in won if moved.status in WAITING)
         self._deliveries.bury(
             Dead(moved.job_id, moved.fence, moved.type) for _, moved in won if moved.status is Status.FAILED
         )
+        if called := [moved.callback_id for _, moved in won if moved.callback_id is not None]:
+            self._deliveries.call_back(called)
+            self._telemetry.called_back(len(called))
 
     async def _messages_step(self) -> float | None:
         if self._consumers is not None and not self._consumers.draining:

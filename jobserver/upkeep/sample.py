@@ -36,6 +36,8 @@ class Sample:
         self._queue_label = telemetry.queue_label
         self._stats: Stats | None = None
         self._workers = 0
+        # Of any kind, this one among them: those that may take in submits.
+        self.processes = 1
         self._sizes: Sizes | None = None
         # Of each engine: whether it answered the last sample, and when it last did.
         self._up = {"database": False, "redis": False}
@@ -56,7 +58,9 @@ class Sample:
         away: Unavailable | None = None
         try:
             self._stats = await self._views.stats()
-            self._workers = sum(worker.alive and worker.concurrency > 0 for worker in await self._views.workers())
+            alive = [worker for worker in await self._views.workers() if worker.alive]
+            self._workers = sum(worker.concurrency > 0 for worker in alive)
+            self.processes = max(1, len(alive))
             self._note("database", up=True)
         except DatabaseUnavailable as error:
             self._note("database", up=False)

@@ -30,8 +30,9 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's, without variables of ours, with the project on the module path."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBSERVER_")}
+    """This process's, as a user would have it: none of our variables, and .pyc files are written."""
+    ours = ("JOBSERVER_", "PYTHONDONTWRITEBYTECODE")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**inherited, "PYTHONPATH": str(PROJECT), **variables}
 
 

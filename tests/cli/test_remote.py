@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+import uuid
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from jobserver.cli import run
-from jobserver.cli.output import age, as_json, printable
-from tests.cli.process import COMMAND, PROJECT, Ended, Serving, environment
-
-HANDLERS = """
-from jobserver import Handlers, Cancel
-
-handlers = Handlers()
-
-@handlers.handler("hostile", max_retries=0)
-async def hostile(text: str) -> str:
-    raise ValueError(text)
-
-@handlers.handler("stop")
-async def stop() -> None:
-    raise Cancel("no")
-"""
+from jobserver.cli.output import age, as_json, printable, table
+from tests.cli.conftest import Command
+from tests.cli.process import COMMAND, PROJECT, Serving, environment, jobserver
 
 ESCAPES = "\x1b]0;owned\x07\x9b31m\u202e\r"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "sample.py").write_text(HANDLERS)
-    with Serving(folder, "sample:handlers", "--workers", "4", "--drain-seconds", "1") as serving:
-        yield serving
-
-
-class Command:
-    """Runs the command in this process: many runs, each in milliseconds."""
-
-    def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.url = url
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def run(self, *args: str, stdin: str = "") -> Ended:
-        self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        code = run(list(args))
-        return Ended(code, *self._capsys.readouterr())
-
-    def show(self, job_id: str) -> dict[str, Any]:
-        shown: dict[str, Any] = json.loads(self.run("show", job_id, "--json").out)
-        return shown
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command in an empty folder, without a server."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("JOBSERVER_URL", raising=False)
-    return Command("", monkeypatch, capsys)
-
-
-@pytest.fixture
-def command(alone: Command, server: Serving, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """The command with the URL of a server."""
-    monkeypatch.setenv("JOBSERVER_URL", server.url)
-    alone.url = server.url
-    return alone
 
 
 def test_submit_prints_the_id(command: Command) -> None:
@@ -137,6 +80,9 @@ WRONG = {
     "unknown status": (["list", "--status", "done"], "--status"),
     "no type": (["submit"], "TYPE"),
     "no URL": (["stats", "--url", "localhost"], "should look like"),
+    "an empty label": (["stats", "--url", "http://a..b:8000"], "is not readable"),
+    "a long label": (["stats", "--url", f"http://{'a' * 64}.example"], "is not readable"),
+    "no text in the URL": (["stats", "--url", "http://\udcff"], "is not readable"),
     "another scheme": (["stats", "--url", "ftp://localhost"], "should look like"),
 }
 
@@ -153,6 +99,56 @@ def test_a_server_that_is_not_there_is_exit_code_3(alone: Command) -> None:
     done = alone.run("stats", "--url", "http://127.0.0.1:1")
     assert (done.code, done.out) == (3, "")
     assert done.err.startswith("jobserver: No answer from http://127.0.0.1:1: ")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:s3cret@127.0.0.1:1080", "socks4://me:s3cret@127.0.0.1:1080"])
+def test_a_proxy_is_not_asked_for_this_machine_and_else_wrong_ones_are_one_line(
+    command: Command, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    assert command.run("list").code == 0
+    done = command.run("list", "--url", "http://192.0.2.1:8000")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("jobserver: A proxy of the environment")
+    assert done.err.count("\n") == 1
+    assert "s3cret" not in done.err
+
+
+def test_what_a_terminal_cannot_show_is_escaped(server: Serving, tmp_path: Path) -> None:
+    where = {"JOBSERVER_URL": server.url, "PYTHONIOENCODING": "ascii"}
+    job_id = jobserver("submit", "echo", '"\u4e16\u754c"', cwd=tmp_path, **where).out.strip()
+    shown = jobserver("show", job_id, cwd=tmp_path, **where)
+    assert (shown.code, shown.err) == (0, "")
+    assert r'"\u4e16\u754c"' in shown.out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["list", "--search", "\udcff"],
+        ["list", "--tag", "\udcff"],
+        ["list", "--queue", "\udcff"],
+        ["list", "--cursor", "\udcff"],
+        ["submit", "\udcff"],
+        ["submit", "echo", "--key", "\udcff"],
+        ["submit", "echo", "--tag", "\udcff"],
+        ["submit", "echo", '"\udcff"'],
+        ["dlq", "replay", "--type", "\udcff", "--yes"],
+        ["cancel", "--type", "\udcff", "--yes"],
+        ["queues", "pause", "\udcff"],
+        ["watch", "\udcff"],
+        ["secrets", "revoke", "\udcff"],
+        ["\udcff"],
+        ["list", "--\udcff"],
+    ],
+    ids=" ".join,
+)
+def test_arguments_that_are_no_text_are_one_line(command: Command, args: list[str]) -> None:
+    done = command.run(*args)
+    assert done.code in (1, 2)
+    assert done.out == ""
+    assert done.err.startswith("jobserver: ")
     assert done.err.count("\n") == 1
 
 
@@ -193,12 +189,15 @@ def test_nothing_in_a_job_reaches_the_terminal_as_a_command(command: Command) ->
 
 def test_json_is_the_body_unchanged(command: Command) -> None:
     job_id = command.run("submit", "echo", '{"b": 1, "a": 1e3}', "--delay", "1h").out.strip()
+    canceled = command.run("submit", "echo", "--delay", "1h").out.strip()
+    command.run("cancel", canceled)
     for args, path in (
         (["show", job_id], f"/jobs/{job_id}"),
         (["list", "--status", "scheduled", "--limit", "1"], "/jobs?status=scheduled&limit=1"),
-        (["queues"], "/queues"),
+        (["why", canceled], f"/jobs/{canceled}/why"),
     ):
         assert command.run(*args, "--json").out == httpx.get(command.url + path).text + "\n"
+    assert json.loads(command.run("queues", "--json").out)["items"][0]["name"] == "default"
     assert json.loads(command.run("workers", "--json").out)["items"][0]["alive"] is True
     assert json.loads(command.run("stats", "--json").out)["workers"] == 1
 
@@ -226,7 +225,64 @@ def test_a_waiting_job_is_canceled_and_queued_again(command: Command) -> None:
     again = command.run("cancel", job_id)
     assert again.code == 1
     assert "canceled" in again.err
-    assert command.run("retry", job_id).out == "queued\n"
+    # It is due at once, so it may have begun before the command looks.
+    assert command.run("retry", job_id).out in {"queued\n", "running\n", "completed\n"}
+
+
+def test_why_gives_reasons_and_what_to_do(command: Command) -> None:
+    job_id = command.run("submit", "echo", "--delay", "1h", "--queue", "calm").out.strip()
+    assert command.run("queues", "pause", "calm").code == 0
+    told = command.run("why", job_id)
+    assert (told.code, told.err) == (0, "")
+    codes = [line.split()[0] for line in told.out.splitlines() if line and not line.startswith(" ")]
+    assert codes == ["status", "scheduled", "queue_paused"]
+    assert "due in 59 min" in told.out or "due in 1 h" in told.out
+    assert "jobserver queues resume calm" in told.out
+    assert command.run("queues", "resume", "calm").code == 0
+    unknown = command.run("why", "019a0000-0000-7000-8000-000000000000")
+    assert (unknown.code, unknown.out) == (1, "")
+
+
+def test_rates_are_shown_once_they_are_known(command: Command) -> None:
+    command.run("submit", "echo", "--wait", "10")
+    deadline = time.monotonic() + 20
+    while not (queue := json.loads(command.run("queues", "--json").out)["items"][0])["rates"]:
+        assert time.monotonic() < deadline
+    assert set(queue["rates"]) == {"submitted_per_second", "completed_per_second", "failed_per_second"}
+    header, *_ = command.run("queues").out.splitlines()
+    assert "in/s" in header
+    assert "done/s" in command.run("workers").out.splitlines()[0]
+
+
+def test_many_jobs_are_canceled_and_queued_again(command: Command) -> None:
+    word = uuid.uuid4().hex
+    ids = [command.run("submit", "echo", f'"{word}"', "--delay", "1h").out.strip() for _ in range(3)]
+    assert len(command.run("list", "--search", word).out.splitlines()) == 4
+    assert command.run("list", "--search", word, "--error", "x").out.splitlines()[1:] == []
+    dry = command.run("cancel", "--search", word, "--dry-run")
+    assert (dry.code, dry.out) == (0, "3 jobs would be canceled\n")
+    unasked = command.run("cancel", "--search", word)
+    assert (unasked.code, unasked.out) == (2, "")
+    assert "--yes" in unasked.err
+    some = command.run("cancel", "--search", word, "--status", "scheduled", "--limit", "2", "--yes")
+    assert (some.code, some.out) == (0, "2 jobs canceled\n")
+    assert "there may be more" in some.err
+    assert json.loads(command.run("cancel", *ids[:2], "--json").out)["changed"] == 1
+    assert command.run("retry", *ids, "--dry-run").out == "3 jobs would be queued again\n"
+    assert command.run("retry", *ids).out == "3 jobs queued again\n"
+    for wrong in (["cancel"], ["retry", "--yes"], ["cancel", ids[0], "--type", "echo"], ["retry", *ids, "--tag", "x"]):
+        done = command.run(*wrong)
+        assert (done.code, done.out) == (2, ""), wrong
+
+
+def test_a_person_is_asked_before_many_jobs_are_canceled(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobserver.cli.remote.check_can_ask", lambda *, yes: None)
+    monkeypatch.setattr("jobserver.cli.jobs.check_can_ask", lambda *, yes: None)
+    word = uuid.uuid4().hex
+    command.run("submit", "echo", f'"{word}"', "--delay", "1h")
+    no = command.run("cancel", "--search", word, stdin="n\n")
+    assert (no.code, no.out, "Cancel 1 job? [y/N]" in no.err) == (1, "", True)
+    assert command.run("cancel", "--search", word, stdin="y\n").out == "1 job canceled\n"
 
 
 def test_tables_name_their_columns(command: Command) -> None:
@@ -257,6 +313,8 @@ UNWANTED = {"litestar", "sqlalchemy", "redis", "uvicorn", "structlog", "alembic"
     "code",
     [
         "import jobserver; from jobserver import Client, SyncClient, Handlers, Attempt",
+        "import jobserver.client",
+        "import jobserver.testing",
         "from jobserver.cli import run; assert run(['stats', '--url', 'http://127.0.0.1:1']) == 3",
         "from jobserver.cli import run; assert run(['submit', 'echo', '--url', 'http://127.0.0.1:1']) == 3",
         "from jobserver.cli import run; assert run(['--help']) == 0",
@@ -279,10 +337,34 @@ def test_import_of_the_package_alone_loads_no_client() -> None:
     assert done.stdout == "set()\n", done.stderr
 
 
+def test_a_command_that_blocks_loads_no_event_loop() -> None:
+    tell = "from jobserver.cli import run; run(['stats', '--url', 'http://127.0.0.1:1'])"
+    tell += "\nimport sys; print('asyncio' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", tell], env=environment(), cwd=PROJECT, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_what_is_printable_stays() -> None:
     assert printable("Grüße, 世界 🎉") == "Grüße, 世界 🎉"
     assert printable("a\nb\tc\x1b") == "a\\nb   c\\x1b"
     assert printable("a\nb\x00", lines=True) == "a\nb\\x00"
+
+
+@pytest.mark.parametrize("longest", [50, 500])
+def test_what_is_copied_from_a_narrow_table_is_whole(
+    longest: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jobserver.cli.output.UNBOUNDED", 80)
+    row = (str(uuid.uuid4()), "signing", "2026-03-07 10:00:00Z", "s" * 20 + "e" * (longest - 20))
+    table(("id", "a", "b", "c"), [row])
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    starts = [header.index(name) for name in ("id", "a", "b", "c")]
+    for cell, start, end in zip(row, starts, [*starts[1:], None], strict=True):
+        shown = "".join(line[start:end].strip() for line in lines)
+        assert shown.replace(" ", "") == cell.replace(" ", "")
 
 
 def test_long_json_is_cut() -> None:

@@ -95,7 +95,8 @@ def test_where_json_was_asked_for_every_line_is_json(tmp_path: Path) -> None:
         server.run("submit", "echo", "--wait", "20")
         server.send(signal.SIGTERM)
         assert server.ended() == 0
-    events = [json.loads(line)["event"] for line in server.err.splitlines()]
+    # Which a busy machine may do before the server has started.
+    events = [event for line in server.err.splitlines() if (event := json.loads(line)["event"]) != "event_loop_blocked"]
     assert events[0] == "server_started"
     assert "job_completed" in events
 

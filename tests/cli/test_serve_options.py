@@ -90,6 +90,15 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "--allow-private-targets": ("JOBSERVER_ALLOW_PRIVATE_TARGETS", "allow_private_targets", True),
     "--queues mail": ("JOBSERVER_QUEUES", "queues", ("mail",)),
     "--queues a,b,a": ("JOBSERVER_QUEUES", "queues", ("a", "b")),
+    "--cors-origins https://A.example,http://b:1": (
+        "JOBSERVER_CORS_ORIGINS",
+        "cors_origins",
+        ("https://a.example", "http://b:1"),
+    ),
+    "--trusted-proxies 10.0.0.0/8": ("JOBSERVER_TRUSTED_PROXIES", "trusted_proxies", ("10.0.0.0/8",)),
+    "--rate-limit 10/minute": ("JOBSERVER_RATE_LIMIT", "rate_limit", "10/minute"),
+    "--max-waiting 5": ("JOBSERVER_MAX_WAITING", "max_waiting", 5),
+    "--retention-audit 30d": ("JOBSERVER_RETENTION_AUDIT", "retention_audit", 2_592_000.0),
     "--data-dir data": ("JOBSERVER_DATA_DIR", "data_dir", Path("data")),
     "--lease-seconds 20": ("JOBSERVER_LEASE_SECONDS", "lease_seconds", 20.0),
     "--drain-seconds 1.5m": ("JOBSERVER_DRAIN_SECONDS", "drain_seconds", 90.0),
@@ -152,6 +161,10 @@ WRONG = {
     "the other URL alone": (["--database-url", "postgresql://localhost/x"], "without --redis-url"),
     "nothing to do": (["--no-http", "--workers", "0"], "leaves nothing to do"),
     "open to everybody": (["--host", "0.0.0.0"], "--allow-anonymous"),
+    "half of TLS": (["--tls-key", "key.pem"], "--tls-certificate"),
+    "every origin": (["--cors-origins", "*"], "--cors-origins"),
+    "every proxy": (["--trusted-proxies", "0.0.0.0/0"], "trusts everybody"),
+    "no rate": (["--rate-limit", "often"], "--rate-limit"),
 }
 
 
@@ -193,3 +206,15 @@ def test_a_duration_is_shown_as_it_can_be_typed(seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
         DURATION_TYPE.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        *((host, False) for host in ("127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "localhost", "LOCALHOST")),
+        *((host, True) for host in ("0.0.0.0", "::", "192.0.2.1", "128.0.0.1", "localhost.example.com", "")),
+    ],
+)
+def test_every_address_of_loopback_is_this_machine_alone(host: str, reached: bool) -> None:
+    assert settings("--host", host).beyond_loopback is reached
+    assert not settings("--host", host, "--allow-anonymous").beyond_loopback

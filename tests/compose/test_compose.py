@@ -15,8 +15,10 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from compose.passwords import NAMES, make
+from compose.passwords import KEYS, NAMES, make
+from jobserver.access import GIVEN, PREFIX
 from jobserver.cli.options import SECTIONS
+from tests.cli.process import jobserver
 from tests.conftest import Pair
 from tests.engines import free_port
 from tests.prometheus import promtool
@@ -26,6 +28,7 @@ COMPOSE: Final = Path(__file__).parents[2] / "compose"
 DOCKERFILE: Final = (COMPOSE / "Dockerfile").read_text(encoding="utf-8")
 PUBLISHED: Final = {"proxy", "jaeger", "grafana"}
 OURS: Final = {"POSTGRES_PASSWORD": "pg-secret", "REDIS_PASSWORD": "redis-secret", "GRAFANA_PASSWORD": "grafana-secret"}
+OUR_KEYS: Final = {"JOBSERVER_API_KEY": "jsk_" + "a" * 64, "METRICS_API_KEY": "jsk_" + "b" * 64}
 
 
 def tool(name: str) -> str:
@@ -41,7 +44,7 @@ def compose(
 ) -> subprocess.CompletedProcess[str]:
     """What docker-compose makes of our files; no engine is asked."""
     passwords = folder / "passwords"
-    passwords.write_text("".join(f"{name}={value}\n" for name, value in OURS.items()), encoding="ascii")
+    passwords.write_text("".join(f"{name}={value}\n" for name, value in (OURS | OUR_KEYS).items()), encoding="ascii")
     arguments = [argument for name in files for argument in ("-f", str(COMPOSE / name))]
     return subprocess.run(
         [tool("docker-compose"), "--env-file", str(passwords), *arguments, "config", *format_],
@@ -99,7 +102,11 @@ def test_the_engines_are_on_a_network_without_a_way_out_and_have_passwords(stack
 def test_every_image_is_pinned_and_every_service_is_asked_for_its_health(stack: dict[str, Any]) -> None:
     for name, service in stack["services"].items():
         tag = service["image"].rpartition(":")[2]
-        assert re.search(r"\d+\.\d+", tag) or name == "server", name
+        assert re.search(r"\d+\.\d+", tag) or name in {"server", "keys"}, name
+        if name == "keys":
+            # It ends: there is nothing to ask, and nothing to start again.
+            assert service["restart"] == "no"
+            continue
         assert "healthcheck" in service or name == "server", name
         assert service["restart"] == "unless-stopped", name
     assert "HEALTHCHECK" in DOCKERFILE
@@ -113,14 +120,37 @@ def test_the_server_has_no_privileges_and_writes_nowhere(stack: dict[str, Any]) 
     assert "no-new-privileges:true" in server["security_opt"]
     assert "container_name" not in server, "it is scaled"
     assert re.findall(r"^USER (\d+):", DOCKERFILE, re.MULTILINE) == ["10001"]
-    # Longer than a drain.
-    assert server["stop_grace_period"] == "40s"
+    # Longer than a drain, last writes and the export of traces.
+    assert server["stop_grace_period"] == "1m0s"
 
 
 def test_the_server_is_told_by_variables_that_it_knows(stack: dict[str, Any]) -> None:
-    known = {option.variable for options in SECTIONS.values() for option in options} | {"JOBSERVER_HANDLERS"}
+    known = {option.variable for options in SECTIONS.values() for option in options}
+    # That key is for the handlers, which may be clients.
+    known |= {"JOBSERVER_HANDLERS", "JOBSERVER_API_KEY"}
     told = {name for name in stack["services"]["server"]["environment"] if name.startswith("JOBSERVER_")}
     assert told <= known
+
+
+def test_a_server_starts_with_keys_and_not_open(stack: dict[str, Any], tmp_path: Path) -> None:
+    """The commands of the service `keys`, run twice as a second `just up` does: two keys, and no third."""
+    services = stack["services"]
+    assert "JOBSERVER_ALLOW_ANONYMOUS" not in services["server"]["environment"]
+    assert services["server"]["depends_on"]["keys"]["condition"] == "service_completed_successfully"
+    assert set(services["keys"]["networks"]) == {"inside"}
+    [script] = services["keys"]["command"]
+    given = {name: value for name, value in services["keys"]["environment"].items() if name.endswith("API_KEY")}
+    assert set(given.values()) == set(OUR_KEYS.values())
+    for _ in range(2):
+        for line in script.strip().splitlines():
+            name, *arguments = line.split()
+            assert name == "jobserver"
+            done = jobserver(*arguments, cwd=tmp_path, **given)
+            assert (done.code, done.out) == (0, ""), done.err
+    listed = json.loads(jobserver("keys", "list", "--json", cwd=tmp_path).out)["items"]
+    assert [(each["name"], each["scope"]) for each in listed] == [("people", "admin"), ("prometheus", "read")]
+    # Neither is to be seen in what is published or asked for its health.
+    assert not any(key in json.dumps(services["prometheus"]["command"]) for key in OUR_KEYS.values())
 
 
 def test_signals_reach_the_server_without_a_shell_in_between() -> None:
@@ -176,9 +206,10 @@ def test_passwords_are_made_once_and_for_their_owner(tmp_path: Path) -> None:
     first = path.read_text(encoding="ascii")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     values = dict(line.split("=") for line in first.splitlines())
-    assert tuple(values) == NAMES
-    assert len(set(values.values())) == len(NAMES)
-    assert all(re.fullmatch(r"[0-9a-f]{48}", value) for value in values.values())
+    assert tuple(values) == NAMES + KEYS
+    assert len(set(values.values())) == len(values)
+    assert all(re.fullmatch(r"[0-9a-f]{48}", values[name]) for name in NAMES)
+    assert all(GIVEN.fullmatch(values[name]) and values[name].startswith(PREFIX) for name in KEYS)
     assert make(path) is False
     assert path.read_text(encoding="ascii") == first
 
@@ -188,4 +219,5 @@ def test_prometheus_reads_its_configuration() -> None:
     config = yaml.safe_load((COMPOSE / "prometheus.yml").read_text(encoding="utf-8"))
     # By address, one for each server: behind the proxy a scrape would reach any of them.
     [scrape] = config["scrape_configs"]
+    assert scrape["authorization"] == {"credentials_file": "/tmp/key"}
     assert scrape["dns_sd_configs"][0]["names"] == ["server"]

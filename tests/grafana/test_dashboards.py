@@ -67,6 +67,12 @@ def test_every_metric_of_a_query_exists(path: Path) -> None:
             assert re.sub(r"_(bucket|count|sum)$", "", name) in known or name in known, expression
 
 
+def test_every_metric_is_on_a_dashboard_or_in_an_alert() -> None:
+    queries = [expression for path in FILES for expression in expressions(path)] + [rule["expr"] for rule in rules()]
+    shown = {re.sub(r"_(bucket|count|sum)$", "", name) for query in queries for name in METRIC.findall(query)}
+    assert metrics_of_the_page() - shown == set()
+
+
 def test_what_every_process_repeats_is_never_added_up() -> None:
     queries = [expression for path in FILES for expression in expressions(path)]
     alerts = [rule["expr"] for rule in rules()]

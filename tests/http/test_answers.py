@@ -19,10 +19,11 @@ from jobserver.errors import (
     Overloaded,
     StreamUnavailable,
 )
+from jobserver.job.activity import Bucket, Rates, Recent
 from jobserver.job.model import AttemptRecord, JobError, Priority, QueueInfo, Status, TypeInfo, WorkerInfo
-from jobserver.job.query import Cancellation, JobFilter, Page, Selection, Stats
+from jobserver.job.query import Cancellation, Done, FailedGroup, FailedGroups, JobFilter, Order, Page, Selection, Stats
 from jobserver.job.wire import Readiness, SubmitBody
-from tests.http.canned import JOB, NOW, Accepted, Canned, client_of
+from tests.http.canned import JOB, NOW, Accepted, Canned, Unheard, client_of
 from tests.http.cases import UNKNOWN_ID
 
 ID = UUID(UNKNOWN_ID)
@@ -33,7 +34,8 @@ JOB_FIELDS = (
     "worker_id lease_expires_at cancel_requested trace_id"
 )
 WORKER_FIELDS = (
-    "id host pid version started_at heartbeat_at alive draining concurrency running loop_lag_seconds queues types"
+    "id host pid version started_at heartbeat_at alive draining concurrency running loop_lag_seconds queues types "
+    "completed_per_second"
 )
 ALL_COUNTS = dict.fromkeys((status.value for status in Status), 0)
 
@@ -183,6 +185,7 @@ async def test_filters_reach_the_store_as_they_were_meant() -> None:
         "limit": 5,
         "offset": 7,
         "next_cursor": "more",
+        "partial": False,
     }
     wanted = JobFilter(
         statuses=frozenset({Status.QUEUED, Status.RUNNING}), type="null", queue="mail", tag="a b+c", created_after=NOW
@@ -264,6 +267,59 @@ async def test_a_replay_of_many_names_its_selection() -> None:
     assert canned.asked == [("replay_many", (selection,), {"limit": 1_000, "dry_run": True})]
 
 
+async def test_an_action_says_what_it_is_for() -> None:
+    canned = Canned(carry_out=Done(matched=2, changed=1, ids=[ID], next_cursor="more"))
+    body = {
+        "action": "cancel",
+        "filter": {"status": ["queued", "failed"], "created_after": "2026-03-07T11:00:00.123456+01:00", "q": "a%"},
+        "limit": 5,
+        "cursor": "c",
+        "dry_run": True,
+    }
+    response = await ask(canned, "POST", "/jobs/actions", json=body)
+    assert response.json() == {"matched": 2, "changed": 1, "ids": [UNKNOWN_ID], "partial": True, "next_cursor": "more"}
+    wanted = JobFilter(statuses=frozenset({Status.QUEUED, Status.FAILED}), created_after=NOW, q="a%")
+    order = Order(verb="cancel", wanted=wanted, limit=5, cursor="c", dry_run=True)
+    assert canned.asked == [("carry_out", (order,), {})]
+    assert order.statuses == {Status.QUEUED}
+    await ask(canned, "POST", "/jobs/actions", json={"action": "delete", "ids": [UNKNOWN_ID, UNKNOWN_ID]})
+    assert canned.asked[1] == ("carry_out", (Order(verb="delete", ids=(ID,)),), {})
+
+
+async def test_groups_of_dead_letters_are_shown() -> None:
+    group = FailedGroup(
+        type="echo",
+        fingerprint="0123456789abcdef",
+        error_type="ValueError",
+        message="no 1",
+        count=3,
+        first_failed_at=NOW,
+        last_failed_at=NOW,
+        queues=("a", "b"),
+        last_id=ID,
+    )
+    canned = Canned(failed_groups=FailedGroups([group], partial=True))
+    response = await ask(canned, "GET", "/dlq/groups?type=echo&limit=5")
+    moment = "2026-03-07T10:00:00.123456Z"
+    assert response.json() == {
+        "items": [
+            {
+                "type": "echo",
+                "fingerprint": "0123456789abcdef",
+                "error_type": "ValueError",
+                "message": "no 1",
+                "count": 3,
+                "first_failed_at": moment,
+                "last_failed_at": moment,
+                "queues": ["a", "b"],
+                "last_id": UNKNOWN_ID,
+            }
+        ],
+        "partial": True,
+    }
+    assert canned.asked == [("failed_groups", (), {"type": "echo", "queue": None, "limit": 5})]
+
+
 async def test_a_deleted_job_leaves_nothing_to_show() -> None:
     response = await ask(Canned(delete=None), "DELETE", f"/dlq/{UNKNOWN_ID}")
     assert response.status_code == 204
@@ -276,14 +332,52 @@ async def test_a_delete_of_many_names_its_selection() -> None:
     response = await ask(canned, "DELETE", "/dlq?queue=mail&dry_run=true")
     assert response.json() == {"deleted": 4}
     assert canned.asked == [("delete_many", (Selection(queue="mail"),), {"dry_run": True})]
+    await ask(canned, "DELETE", "/dlq?fingerprint=0123456789abcdef&dry_run=true")
+    assert canned.asked[1] == ("delete_many", (Selection(fingerprint="0123456789abcdef"),), {"dry_run": True})
 
 
 async def test_a_queue_has_all_seven_counts() -> None:
     canned = Canned(queues=[QUEUE], pause=QUEUE, resume=QUEUE)
-    shown = {"name": "mail", "paused": True, "counts": {**ALL_COUNTS, "queued": 2}, "oldest_waiting_seconds": 1.5}
+    shown = {
+        "name": "mail",
+        "paused": True,
+        "counts": {**ALL_COUNTS, "queued": 2},
+        "oldest_waiting_seconds": 1.5,
+        "rates": None,
+    }
     assert (await ask(canned, "GET", "/queues")).json() == {"items": [shown]}
     assert (await ask(canned, "POST", "/queues/mail/pause")).json() == shown
     assert (await ask(canned, "POST", "/queues/mail/resume")).json() == shown
+
+
+class Heard(Unheard):
+    """A queue that moves, a process that works, and two buckets."""
+
+    rates = Rates(submitted_per_second=2.0, completed_per_second=1.5, failed_per_second=0.25)
+    asked: int | None = None
+
+    async def recent(self) -> Recent:
+        return Recent(known=True, queues={"mail": self.rates}, workers={"w": 1.25})
+
+    async def buckets(self, minutes: int) -> tuple[list[Bucket], bool]:
+        self.asked = minutes
+        fields: dict[str, Any] = dict.fromkeys(Bucket.__struct_fields__, 1) | {"latency_p95": None}
+        return [Bucket(**fields | {"at": 1_700_000_000}), Bucket(**fields | {"at": 1_700_000_005})], True
+
+
+@pytest.mark.parametrize(("target", "minutes"), [("/admin/activity", 15), ("/admin/activity?minutes=60", 60)])
+async def test_activity_and_rates_are_shown(target: str, minutes: int) -> None:
+    heard = Heard()
+    shown = msgspec.to_builtins(heard.rates)
+    async with client_of(Canned(queues=[QUEUE], pause=QUEUE), activity=heard) as client:
+        told = (await client.get(target)).json()
+        (queue,) = (await client.get("/queues")).json()["items"]
+        paused = (await client.post("/queues/mail/pause")).json()
+    assert heard.asked == minutes
+    assert (told["bucket_seconds"], told["partial"], told["queues"]) == (5, False, {"mail": shown})
+    assert [item["at"] for item in told["items"]] == ["2023-11-14T22:13:20Z", "2023-11-14T22:13:25Z"]
+    assert (told["items"][0]["submitted"], told["items"][0]["latency_p95"]) == (1, None)
+    assert queue["rates"] == paused["rates"] == shown
 
 
 async def test_workers_types_and_stats_are_shown() -> None:

@@ -11,6 +11,7 @@ import pytest
 from litestar.types import Receive
 
 from jobserver.errors import Invalid
+from jobserver.http import body
 from jobserver.http.body import (
     BATCH_BYTES,
     ClientGone,
@@ -122,6 +123,54 @@ async def test_a_batch_keeps_its_order() -> None:
     data = msgspec.json.encode({"jobs": [{"type": "echo", "payload": number} for number in range(1_000)]})
     batch = await decode_batch(data, MIB)
     assert [msgspec.json.decode(body.payload) for body in batch.jobs] == list(range(1_000))
+
+
+WELL: dict[str, bytes] = {
+    "nothing but a type": b'{"type":"echo"}',
+    "every field": field(
+        payload={"a": [1, {"b": None}]},
+        queue="q",
+        priority="high",
+        delay=1.5,
+        max_retries=2,
+        timeout=3,
+        idempotency_key="k",
+        tags=["a", "b"],
+        callback_url="https://example.org/",
+    ),
+    "times": field(run_at="2040-01-01T12:00:00+02:00", expires_at="2041-01-01T00:00:00Z"),
+    "deep": nested(64),
+    "wide": field(payload=[[{}] for _ in range(1_000)]),
+    "brackets in strings": field(payload="[{" * 500),
+    "numbers as they came": b'{"type":"a","payload":{"n":[1.0,1e2,-0.0,123456789012345678901234567890,1e-999]}}',
+    "not ASCII": '{"type":"a","payload":{"é":"\\u0000\\ud83d\\ude00"},"tags":["ü"]}'.encode(),
+    "spaces": b' { "type" : "a" , "payload" :  [ 1 , 2 ] } ',
+}
+IN_A_BATCH = WELL | {case.name: case.data for case in BAD_BODIES}
+
+
+async def outcome(data: bytes) -> list[SubmitBody] | tuple[str, ...]:
+    try:
+        return (await decode_batch(data, MIB)).jobs
+    except (RequestRefused, Invalid) as error:
+        return type(error).__name__, str(error), getattr(error, "path", "")
+
+
+@pytest.mark.parametrize("name", IN_A_BATCH)
+async def test_a_batch_at_once_is_what_its_jobs_are_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b'{"jobs":[%s]}' % b",".join((WELL["every field"], IN_A_BATCH[name], WELL["not ASCII"]))
+    assert (body._batch_at_once(data, MIB) is not None) is (name in WELL)
+    at_once = await outcome(data)
+    monkeypatch.setattr(body, "SLICE_BYTES", 0)
+    one_by_one = await outcome(data)
+    assert at_once == one_by_one
+    assert isinstance(at_once, list) is (name in WELL)
+
+
+async def test_a_small_payload_may_be_too_large_within_a_batch() -> None:
+    data = b'{"jobs":[{"type":"a","payload":"12345678"},{"type":"a","payload":"123456789"}]}'
+    with pytest.raises(TooLarge, match=r"^\$\.jobs\[1\]\.payload is larger than 10 bytes"):
+        await decode_batch(data, 10)
 
 
 async def test_a_large_batch_gives_others_their_turn() -> None:

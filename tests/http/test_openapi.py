@@ -51,6 +51,24 @@ def test_every_reference_leads_somewhere() -> None:
             found = found[part]
 
 
+def test_every_link_leads_to_an_operation_with_its_parameters() -> None:
+    parameters = {
+        entry["operationId"]: {parameter["name"] for parameter in entry.get("parameters", ())}
+        for methods in DOCUMENT["paths"].values()
+        for entry in methods.values()
+    }
+    links = [
+        link
+        for methods in DOCUMENT["paths"].values()
+        for entry in methods.values()
+        for answer in entry["responses"].values()
+        for link in answer.get("links", {}).values()
+    ]
+    assert links
+    for link in links:
+        assert set(link["parameters"]) <= parameters[link["operationId"]], link
+
+
 def test_no_schema_is_left_over() -> None:
     used = {reference.rpartition("/")[2] for reference in references(DOCUMENT)}
     assert used >= set(DOCUMENT["components"]["schemas"])
@@ -78,7 +96,9 @@ def test_patterns_are_those_of_json_schema() -> None:
         ({"type": "echo", "delay": 1, "run_at": "2030-01-01T00:00:00Z"}, False),
         ({"type": "echo", "tags": [""]}, False),
         ({"type": "a b"}, False),
-        ({"type": "echo", "callback_url": None}, False),
+        ({"type": "echo", "callback": None}, False),
+        ({"type": "echo", "callback_url": None}, True),
+        ({"type": "echo", "callback_url": "ftp://example.org/"}, False),
     ],
 )
 def test_the_document_tells_valid_bodies_from_invalid_ones(body: dict[str, Any], valid: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.engines import eventually
 from tests.http.cases import BAD_BATCHES, BAD_BODIES, BAD_REPLAYS, BAD_REQUESTS, UNKNOWN_ID, BadBody, BadRequest
 from tests.http.test_refusals import post
 
@@ -97,6 +98,10 @@ async def test_a_cursor_of_somebody_else_is_refused(client: httpx.AsyncClient) -
         response = await client.get(target, params={"cursor": "AAAA"})
         assert response.status_code == 422, response.text
         assert response.json()["errors"][0]["path"] == "$.query.cursor"
+    body = {"action": "cancel", "filter": {"type": "echo"}, "cursor": "AAAA"}
+    response = await client.post("/jobs/actions", json=body)
+    assert response.status_code == 422, response.text
+    assert response.json()["errors"][0]["path"] == "$.cursor"
 
 
 @pytest.mark.parametrize(
@@ -129,6 +134,28 @@ async def test_a_known_key_answers_with_the_first_job(client: httpx.AsyncClient)
     assert again.headers["idempotency-replayed"] == "true"
     assert other.json()["type"] == "/problems/idempotency-key-reused"
     assert await total(client) == 1
+
+
+async def test_a_lost_submit_is_repeated_after_its_expiry(client: httpx.AsyncClient) -> None:
+    """It was stored, and its answer lost: the key says so, though the body would be refused by now."""
+    soon = datetime.now(UTC) + timedelta(seconds=0.6)
+    body = {"type": "echo", "queue": "elsewhere", "expires_at": soon.isoformat()}
+    known = {"idempotency-key": "lost"}
+    first = await client.post("/jobs", json=body, headers=known)
+    assert first.status_code == 201
+    await asyncio.sleep((soon - datetime.now(UTC)).total_seconds() + 0.05)
+    again = await client.post("/jobs", json=body, headers=known)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
+    assert again.json()["id"] == first.json()["id"]
+    batch = {"jobs": [{"type": "echo"}, {**body, "idempotency_key": "lost"}]}
+    created = (await client.post("/jobs/batch", json=batch)).json()["jobs"]
+    assert [(job["created"], job["id"] == first.json()["id"]) for job in created] == [(True, False), (False, True)]
+    other = await client.post("/jobs", json={**body, "payload": 1}, headers=known)
+    assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")
+    for headers in ({"idempotency-key": "unknown"}, {}):
+        refused = await client.post("/jobs", json=body, headers=headers)
+        assert (refused.status_code, refused.json()["errors"][0]["path"]) == (422, "$.expires_at")
+    assert await total(client) == 2
 
 
 async def test_a_batch_is_stored_whole_or_not_at_all(client: httpx.AsyncClient) -> None:
@@ -250,8 +277,12 @@ async def test_unknown_jobs_are_not_found(client: httpx.AsyncClient) -> None:
 
 async def test_the_server_describes_itself(client: httpx.AsyncClient) -> None:
     assert (await client.get("/health")).json() == {"status": "ok"}
-    ready = await client.get("/health/ready")
-    assert ready.json() == {"status": "ok", "database": "ok", "redis": "ok", "draining": False}
+
+    async def is_ready() -> bool:
+        ready = (await client.get("/health/ready")).json()
+        return bool(ready == {"status": "ok", "database": "ok", "redis": "ok", "draining": False})
+
+    await eventually(is_ready)
     (worker,) = (await client.get("/workers")).json()["items"]
     assert worker["alive"] is True
     types = {info["type"] for info in (await client.get("/types")).json()["items"]}
@@ -295,3 +326,23 @@ async def test_without_a_host_it_is_no_browser(server: str) -> None:
     assert (await asyncio.wait_for(reader.readline(), 10)).split()[1] == b"200"
     writer.close()
     await writer.wait_closed()
+
+
+async def test_the_last_minutes_and_the_present_rates_are_told(client: httpx.AsyncClient) -> None:
+    job = (await client.post("/jobs", json={"type": "echo"})).json()
+    assert (await client.get(f"/jobs/{job['id']}?wait=20")).json()["status"] == "completed"
+
+    async def told() -> Any:
+        activity = (await client.get("/admin/activity?minutes=1")).json()
+        # A bucket may end between its submit and its end: they are told one after the other then.
+        ended = sum(item["completed"] for item in activity["items"])
+        return activity if activity["queues"] and ended and not activity["partial"] else None
+
+    activity = await eventually(told, within=30)
+    assert activity["bucket_seconds"] == 5
+    assert sum(item["submitted"] for item in activity["items"]) >= 1
+    assert max(item["latency_p95"] or 0 for item in activity["items"]) > 0
+    (queue,) = (each for each in (await client.get("/queues")).json()["items"] if each["name"] == "default")
+    assert queue["rates"]["completed_per_second"] > 0
+    (worker,) = (await client.get("/workers")).json()["items"]
+    assert worker["completed_per_second"] > 0

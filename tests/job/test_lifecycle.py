@@ -167,6 +167,15 @@ def test_the_backoff_of_retries_grows_to_its_cap() -> None:
     assert [round(delay) for delay in delays] == [2, 4, 8, 16, 32, 60, 60, 60]
 
 
+@pytest.mark.parametrize(
+    ("at_least", "delays"), [(0.0, [2, 4, 8]), (1.0, [2, 4, 8]), (5.0, [5, 5, 8]), (3_600.0, [3_600] * 3)]
+)
+def test_what_is_asked_for_is_a_floor_beside_the_backoff(at_least: float, delays: list[int]) -> None:
+    outcome = Raised(ERROR, at_least_seconds=at_least)
+    found = [decide(running(retry_count=n), outcome, POLICY, jitter=0.999999).delay_seconds for n in range(3)]
+    assert [round(delay) for delay in found] == delays
+
+
 @pytest.mark.parametrize(("crashes", "status"), [(0, S.RETRYING), (1, S.RETRYING), (2, S.FAILED), (9, S.FAILED)])
 def test_crashes_have_a_cap_of_their_own(crashes: int, status: Status) -> None:
     transition = decide(running(crashes=crashes, retry_count=3), OUTCOMES["lease lost"], POLICY, jitter=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -70,11 +71,17 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def alone(data_dir: Path, serve: Serve) -> Serve:
+def migrated_dir(data_dir: Path, sqlite_template: Path) -> Path:
+    """The same, migrated already: that takes a second, and is shown by the first starts of `tests/cli`."""
+    return shutil.copytree(sqlite_template, data_dir)
+
+
+@pytest.fixture
+def alone(migrated_dir: Path, serve: Serve) -> Serve:
     """On embedded engines, always on the same folder."""
 
     async def start(*arguments: str, handlers: str | None = GATED, **variables: str) -> ServerProcess:
-        where = ("--data-dir", str(data_dir))
+        where = ("--data-dir", str(migrated_dir))
         return await serve(*where, *SHORT_LEASE, *arguments, handlers=handlers, **variables)
 
     return start

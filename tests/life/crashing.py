@@ -21,6 +21,7 @@ from jobserver.errors import DatabaseUnavailable
 from jobserver.job.model import Claimed, Ended, Status
 from jobserver.store.engine import _PostgresSession, _SqliteSession
 from jobserver.store.jobs import JobStore, Moved
+from jobserver.store.views import Views
 from jobserver.stream.client import StreamClient
 from jobserver.stream.jobs import JobStream
 from tests.life.handlers_noted import handlers as handlers  # what the command line names
@@ -143,6 +144,14 @@ async def before_promotion(here: Here, call: Call, owner: Any, arguments: Argume
     return await call()
 
 
+async def before_extension(here: Here, call: Call, owner: Any, arguments: Arguments) -> Any:
+    """Die instead of extending the lease of a job that runs. Claims under way have leases as well."""
+    states = await Views(owner.database).states([job_id for job_id, _ in arguments[0]])
+    if any(state.change.status == Status.RUNNING for state in states.values()):
+        here.die()
+    return await call()
+
+
 def _adds(arguments: Arguments) -> bool:
     return bool(arguments[0].adds)
 
@@ -195,7 +204,7 @@ POINTS: Final[dict[str, Point]] = {
         "claim", reply_lost(_won), _CLAIM, "the claim token says that it was ours; the job runs once"
     ),
     "heartbeat: before the leases are extended": Point(
-        "heartbeat", before, _EXTEND, "the lease ends, the job is reclaimed"
+        "heartbeat", before_extension, _EXTEND, "the lease ends, the job is reclaimed"
     ),
     "heartbeat: after the leases were extended": Point(
         "heartbeat", after(), _EXTEND, "the longer lease ends, the job is reclaimed"

@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -172,6 +172,13 @@ class ServerProcess:
             self._children.update(psutil.Process(self.pid).children(recursive=True))
 
     # over HTTP
+
+    @contextlib.asynccontextmanager
+    async def asked_here(self) -> AsyncIterator[Self]:
+        """With a client of the present event loop: for tests that share a process."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=60.0, trust_env=False) as self._client:
+            yield self
+        self._client = None
 
     @property
     def http(self) -> httpx.AsyncClient:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
+from collections.abc import Iterator
 
 from tests.engines import eventually
 from tests.life.conftest import Serve
@@ -106,6 +108,41 @@ async def test_a_second_sigterm_stops_at_once(anywhere: Serve, notes: Notes) -> 
     for job in await again.all_finished(jobs):
         assert UNTOUCHED.items() <= job.items()
         assert await again.outcomes(job["id"]) == ["handed_back", "completed"]
+
+
+@contextlib.contextmanager
+def on_hangup(handler: signal.Handlers) -> Iterator[None]:
+    """What a program started meanwhile inherits."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+async def test_a_closed_terminal_drains_unless_its_signal_is_ignored(alone: Serve, notes: Notes) -> None:
+    # These tests may run under nohup themselves.
+    with on_hangup(signal.SIG_DFL):
+        server = await alone("--drain-seconds", "0.2s")
+    job_id = await server.submit("gated", notes.gated)
+    await eventually(lambda: notes.events(job_id) == ["started"])
+    children = server.children
+    assert children
+    server.send(signal.SIGHUP)
+    # The shell's, and the system's.
+    server.send(signal.SIGHUP)
+    assert await server.exit_code() == 0
+    assert not server.children
+
+    # As nohup does: what is ignored stays so in a new program.
+    with on_hangup(signal.SIG_IGN):
+        again = await alone("--workers", "0")
+    again.send(signal.SIGHUP)
+    job = await again.job(job_id)
+    assert (job["status"], job["attempt"], job["crashes"]) == ("queued", 0, 0)
+    assert await again.outcomes(job_id) == ["handed_back"]
+    assert (await again.get("/health/ready"))["draining"] is False
+    assert again.running
 
 
 async def test_requests_that_wait_for_a_job_are_answered_when_the_server_stops(alone: Serve, notes: Notes) -> None:

@@ -16,6 +16,8 @@ _LUA: Final = "jobserver/stream/scripts"
 
 _STORE: Final = "tests/store/test_jobs.py::"
 _LOCKS: Final = "tests/store/test_locks.py::"
+_CALLBACKS: Final = "tests/store/test_callbacks.py::"
+_TELLING: Final = "tests/builtin/test_callback.py::"
 _STREAM: Final = "tests/stream/test_jobs.py::"
 _FULL: Final = "tests/stream/test_outages.py::"
 _RECLAIM: Final = "tests/upkeep/test_reclaim.py::"
@@ -27,6 +29,10 @@ _COMMANDS: Final = "tests/pipeline/test_commands.py::"
 _HELD: Final = "tests/pipeline/test_held.py::"
 _POLICY: Final = "tests/job/test_lifecycle.py::"
 _SERVER: Final = "tests/test_server.py::"
+_EVENTS: Final = "tests/stream/test_events.py::"
+_LIVE: Final = "tests/http/test_live.py::"
+_ACCESS: Final = "tests/http/test_access.py::"
+_SESSION: Final = "tests/http/test_session.py::"
 
 _NOT_CONFIRMED: Final = f"{_STORE}test_a_settlement_whose_commit_was_not_confirmed_is_recognised[sqlite]"
 _BEATS: Final = f"{_PULSE}test_leases_may_be_judged_after_a_full_lease_of_own_beats[sqlite]"
@@ -44,11 +50,16 @@ def _guard(guard: str, file: str, texts: Texts, *tests: str) -> Mutant:
     return Mutant(guard, file, _edits(texts), tests)
 
 
-def _statement(guard: str, statement: str, texts: dict[str, Texts], *tests: str) -> Iterator[Mutant]:
-    """The guard of a statement that the two dialects say each in its own file."""
+def _statement(
+    guard: str, statement: str, texts: dict[str, Texts], *tests: str, shared: bool = False
+) -> Iterator[Mutant]:
+    """The guard of a statement that the two dialects say each in its own file.
+
+    `shared`: on PostgreSQL it is in the part that several statements have in common.
+    """
     for dialect, name in (("postgresql", "PostgreSQL"), ("sqlite", "SQLite")):
         if dialect in texts:
-            file = f"{_SQL}/{dialect}/{statement}.sql"
+            file = f"{_SQL}/{dialect}/{statement}.{'part' if shared and dialect == 'postgresql' else 'sql'}"
             yield _guard(
                 f"{statement}: {guard} ({name})", file, texts[dialect], *(t.replace("{pair}", dialect) for t in tests)
             )
@@ -69,13 +80,75 @@ _WAITING: Final = "('queued', 'scheduled', 'retrying')"
 _TERMINAL: Final = "('completed', 'failed', 'canceled')"
 
 
+def _access() -> Iterator[Mutant]:
+    """Who is let in."""
+    yield from _statement(
+        "a revoked key stays so",
+        "revoke_key",
+        _same(("revoked_at IS NULL AND ", "")),
+        "tests/store/test_access.py::test_a_key_is_revoked_once_by_name_or_id[{pair}]",
+    )
+    keys = "jobserver/pipeline/keys.py"
+    yield _guard(
+        "keys: one that has ended lets nobody in",
+        keys,
+        ("found.expires_at_us <= self._clock.now_us()", "found.expires_at_us < 0"),
+        f"{_ACCESS}test_a_key_ends_when_its_time_is_over[sqlite]",
+    )
+    yield _guard(
+        "keys: of two none counts",
+        "jobserver/pipeline/credentials.py",
+        ("if len(given) != 1 or len(given[0])", "if len(given[0])"),
+        f"{_ACCESS}test_of_two_keys_none_counts[sqlite]",
+    )
+    yield _guard(
+        "keys: of two cookies none counts",
+        keys,
+        ("found[0] if len(found) == 1 and", "found[0] if found and"),
+        f"{_SESSION}test_of_two_cookies_none_counts[sqlite]",
+    )
+    yield _guard(
+        "keys: a cookie changes nothing by itself",
+        keys,
+        ("if changes and not given and not same_origin(headers):", "if False:"),
+        f"{_SESSION}test_a_cookie_changes_something_for_pages_of_this_server_alone[sqlite]",
+    )
+    yield _guard(
+        "sessions: after mistakes the right key waits too",
+        "jobserver/pipeline/sessions.py",
+        ("if not standing.allowed:", "if False:"),
+        f"{_SESSION}test_too_many_wrong_keys_of_an_address_wait[sqlite]",
+    )
+    yield _guard(
+        "keys: a server never opens again",
+        keys,
+        (
+            "        if not self.ever:\n            return ANYBODY",
+            "        if not self._live:\n            return ANYBODY",
+        ),
+        f"{_ACCESS}test_the_first_key_closes_the_server_and_the_last_one_does_not_open_it[sqlite]",
+    )
+    yield _guard(
+        "keys: an old look confirms nothing",
+        keys,
+        ("self._fresh = loop.time() < began + FRESH_SECONDS", "self._fresh = True"),
+        f"{_ACCESS}test_a_look_that_took_too_long_confirms_nothing[sqlite]",
+    )
+    yield _guard(
+        "keys: the scope of a key is what it may do",
+        keys,
+        ("if caller.rank < RANKS[needed]:", "if False:"),
+        f"{_ACCESS}test_each_route_lets_in_whom_it_should[sqlite]",
+    )
+
+
 def _claim() -> Iterator[Mutant]:
     refused = f"{_STORE}test_the_claim_says_why_it_refused[{{pair}}]"
     yield from _statement(
         "status",
         "claim",
         {
-            "postgresql": (f"AND j.status IN {_WAITING}", ""),
+            "postgresql": (f"AND j.status || '' IN {_WAITING}", ""),
             "sqlite": (f"AND jobs.status IN {_WAITING}", ""),
         },
         *_permits("running", "completed"),
@@ -83,7 +156,7 @@ def _claim() -> Iterator[Mutant]:
     yield from _statement(
         "fence of the message",
         "claim",
-        {"postgresql": ("AND j.fence = held.fence", ""), "sqlite": ("AND jobs.fence = w.fence", "")},
+        {"postgresql": ("AND j.fence = wanted.fence", ""), "sqlite": ("AND jobs.fence = w.fence", "")},
         f"{_STORE}test_a_message_of_another_fence_changes_nothing[{{pair}}]",
     )
     yield from _statement(
@@ -139,41 +212,41 @@ def _claim() -> Iterator[Mutant]:
     )
 
 
+def _end(guard: str, texts: dict[str, Texts], *tests: str) -> Iterator[Mutant]:
+    """A guard of every end of an attempt but the plain ones: on PostgreSQL two statements share it."""
+    yield from _statement(guard, "settle", texts, *tests, shared=True)
+
+
 def _settle() -> Iterator[Mutant]:
     canceled = f"{_STORE}test_a_cancel_requested_in_between_wins_over_everything_but_completed[{{pair}}]"
-    yield from _statement(
+    yield from _end(
         "status",
-        "settle",
-        {"postgresql": ("AND j.status = 'running'", ""), "sqlite": ("AND jobs.status = 'running'", "")},
+        {"postgresql": ("AND j.status || '' = 'running'", ""), "sqlite": ("AND jobs.status = 'running'", "")},
         *_permits("completed", "failed"),
     )
-    yield from _statement(
+    yield from _end(
         "fence",
-        "settle",
         {"postgresql": ("AND j.fence = i.fence", ""), "sqlite": ("AND jobs.fence = i.fence", "")},
         f"{_STORE}test_a_zombie_cannot_end_a_job_that_runs_again[{{pair}}-raised]",
     )
-    yield from _statement(
+    yield from _end(
         "the fence moves on",
-        "settle",
         {
             "postgresql": ("fence = j.fence + 1", "fence = j.fence"),
             "sqlite": ("fence = jobs.fence + 1", "fence = jobs.fence"),
         },
         *_permits("running"),
     )
-    yield from _statement(
+    yield from _end(
         "the lease is over, for who does not hold it",
-        "settle",
         {
             "postgresql": ("AND (NOT i.lease_over OR j.lease_expires_at < clock.now)", ""),
             "sqlite": ("AND (NOT i.lease_over OR jobs.lease_expires_at < :now)", ""),
         },
         f"{_STORE}test_a_valid_lease_cannot_be_reclaimed[{{pair}}]",
     )
-    yield from _statement(
+    yield from _end(
         "a cancel request wins",
-        "settle",
         {
             "postgresql": (
                 "CASE WHEN j.cancel_requested AND i.status <> 'completed' THEN 'canceled' ELSE i.status END",
@@ -186,10 +259,9 @@ def _settle() -> Iterator[Mutant]:
         },
         canceled,
     )
-    yield from _statement("returned wins over it", "settle", _same((" AND i.status <> 'completed'", "")), canceled)
-    yield from _statement(
+    yield from _end("returned wins over it", _same((" AND i.status <> 'completed'", "")), canceled)
+    yield from _end(
         "crashes are counted",
-        "settle",
         {"postgresql": (" + i.crash_delta", ""), "sqlite": (" + i.crash_delta", "")},
         f"{_RECLAIM}test_a_job_whose_lease_is_over_is_taken_back[{{pair}}]",
     )
@@ -232,11 +304,86 @@ def _settle() -> Iterator[Mutant]:
     )
 
 
+def _fingerprints() -> Iterator[Mutant]:
+    actions = "tests/pipeline/test_actions.py::"
+    fingerprints = "tests/store/test_fingerprints.py::"
+    yield from _end(
+        "what was canceled has no fingerprint",
+        {
+            "postgresql": ("CASE WHEN NOT j.cancel_requested THEN i.fingerprint END", "i.fingerprint"),
+            "sqlite": ("CASE WHEN NOT jobs.cancel_requested THEN i.fingerprint END", "i.fingerprint"),
+        },
+        f"{fingerprints}test_only_what_failed_for_good_has_a_fingerprint[{{pair}}]",
+    )
+    yield from _statement(
+        "a replay clears the fingerprint",
+        "replay",
+        _same(("fingerprint = NULL, ", "")),
+        f"{fingerprints}test_only_what_failed_for_good_has_a_fingerprint[{{pair}}]",
+    )
+    late = f"{fingerprints}test_a_fingerprint_that_comes_late_is_for_the_failure_that_it_was_made_of[{{pair}}]"
+    for guard, texts in (
+        (
+            "status",
+            {"postgresql": ("AND j.status || '' = 'failed' ", ""), "sqlite": ("AND jobs.status = 'failed' ", "")},
+        ),
+        ("fence", {"postgresql": ("AND j.fence = i.fence ", ""), "sqlite": ("AND jobs.fence = i.fence ", "")}),
+        (
+            "it has none",
+            {"postgresql": (" AND j.fingerprint IS NULL", ""), "sqlite": (" AND jobs.fingerprint IS NULL", "")},
+        ),
+    ):
+        yield from _statement(guard, "save_fingerprints", texts, late)
+    left = f"{fingerprints}test_a_fingerprint_that_an_older_release_left_on_a_job_says_nothing[{{pair}}]"
+    yield from _statement("a fingerprint is of what failed", "among", _same(("j.status = 'failed' AND ", "")), left)
+    yield _guard(
+        "search: a fingerprint is of what failed",
+        "jobserver/store/search.py",
+        ("        conditions.append(_as_written(\"jobs.status = 'failed'\"))\n", ""),
+        left.replace("{pair}", "sqlite"),
+    )
+    meant = {
+        "cancel": f"{actions}test_what_changed_since_it_was_chosen_is_left_alone[{{pair}}-cancel]",
+        "replay": f"{_COMMANDS}test_a_replay_queues_what_failed_or_was_canceled[{{pair}}-canceled-True-False]",
+        "delete_jobs": f"{_COMMANDS}test_only_failed_jobs_are_deleted[{{pair}}]",
+    }
+    for statement, test in meant.items():
+        table = "jobs" if statement == "replay" else "j"
+        status = "j.status" if statement == "cancel" else "j.status || ''"
+        yield from _statement(
+            "a status that is meant",
+            statement,
+            {
+                "postgresql": (f"AND {status} = ANY(:statuses)", f"AND (true OR {status} = ANY(:statuses))"),
+                "sqlite": (f"\n    AND {table}.status IN (SELECT value FROM json_each(:statuses))", ""),
+            },
+            test,
+        )
+    again = f"{actions}test_what_failed_again_since_it_was_chosen_is_left_alone[{{pair}}-{{verb}}-filter]"
+    on_postgresql = (" AND j.fence = coalesce(i.fence, j.fence)", "")
+    yield from _statement(
+        "the fence that is meant",
+        "replay",
+        {"postgresql": on_postgresql, "sqlite": (" AND jobs.fence = coalesce(i.fence, jobs.fence)", "")},
+        again.replace("{verb}", "retry"),
+    )
+    yield from _statement(
+        "the fence that is meant",
+        "delete_jobs",
+        {
+            "postgresql": on_postgresql,
+            "sqlite": ("    WHERE jobs.fence = coalesce(i.value ->> 'fence', jobs.fence)\n", ""),
+        },
+        again.replace("{verb}", "delete"),
+        f"{actions}test_what_ended_again_since_it_was_chosen_is_left_alone[{{pair}}]",
+    )
+
+
 def _complete() -> Iterator[Mutant]:
     """PostgreSQL ends by it what returned; SQLite by settle."""
     together = f"{_STORE}test_attempts_that_end_together_are_won_or_refused_together[{{pair}}]"
     yield from _statement(
-        "status", "complete", {"postgresql": ("AND j.status = 'running'", "")}, *_permits("completed", "failed")
+        "status", "complete", {"postgresql": ("AND j.status || '' = 'running'", "")}, *_permits("completed", "failed")
     )
     yield from _statement(
         "fence",
@@ -265,7 +412,7 @@ def _while_it_runs() -> Iterator[Mutant]:
     yield from _statement(
         "status",
         "extend_leases",
-        {"postgresql": ("AND j.status = 'running'", ""), "sqlite": ("AND jobs.status = 'running'", "")},
+        {"postgresql": ("AND j.status || '' = 'running'", ""), "sqlite": ("AND jobs.status = 'running'", "")},
         idle,
     )
     yield from _statement(
@@ -283,13 +430,13 @@ def _while_it_runs() -> Iterator[Mutant]:
     yield from _statement(
         "status of what is told to be his",
         "extend_leases",
-        {"postgresql": ("WHERE j.status = 'running' AND i.fence = j.fence", "WHERE i.fence = j.fence")},
+        {"postgresql": ("WHERE j.status || '' = 'running' AND i.fence = j.fence", "WHERE i.fence = j.fence")},
         idle,
     )
     yield from _statement(
         "status",
         "save_progress",
-        {"postgresql": ("AND j.status = 'running'", ""), "sqlite": ("AND jobs.status = 'running'", "")},
+        {"postgresql": ("AND j.status || '' = 'running'", ""), "sqlite": ("AND jobs.status = 'running'", "")},
         idle,
     )
     yield from _statement(
@@ -319,17 +466,20 @@ def _commands() -> Iterator[Mutant]:
     yield from _statement(
         "status",
         "replay",
-        _same(("(j.status = 'failed' OR (j.status = 'canceled' AND NOT :failed_only))", "(true OR :failed_only)")),
+        {
+            "postgresql": ("    AND j.status || '' IN ('failed', 'canceled')\n", ""),
+            "sqlite": ("AND jobs.status IN ('failed', 'canceled')\n    AND jobs.status", "AND jobs.status"),
+        },
         *_permits("completed"),
     )
     yield from _statement(
-        "canceled ones only where permitted",
+        "the fence moves on",
         "replay",
-        _same(("AND NOT :failed_only", "AND (true OR :failed_only)")),
-        f"{_COMMANDS}test_a_replay_queues_what_failed_or_was_canceled[{{pair}}-canceled-True-False]",
-    )
-    yield from _statement(
-        "the fence moves on", "replay", _same(("fence = j.fence + 1", "fence = j.fence")), *_permits("failed")
+        {
+            "postgresql": ("fence = j.fence + 1", "fence = j.fence"),
+            "sqlite": ("fence = jobs.fence + 1", "fence = jobs.fence"),
+        },
+        *_permits("failed"),
     )
     yield from _statement(
         "status",
@@ -354,36 +504,40 @@ def _commands() -> Iterator[Mutant]:
     )
     yield from _statement(
         "status",
-        "delete_failed",
-        _same((" AND j.status = 'failed'", "")),
-        f"{_STORE}test_a_deleted_job_takes_its_history_and_key_with_it[{{pair}}]",
+        "delete_jobs",
+        {
+            "postgresql": (f"    AND j.status || '' IN {_TERMINAL}\n", ""),
+            "sqlite": (f" AND j.status IN {_TERMINAL}\n", "\n"),
+        },
+        f"{_STORE}test_only_terminal_jobs_are_deleted_whatever_is_meant[{{pair}}-queued]",
     )
-    pruned = f"{_STORE}test_pruning_deletes_only_what_is_old_and_terminal[{{pair}}]"
+    pruned = f"{_STORE}test_what_is_pruned_is_judged_once_more_as_it_is_deleted[{{pair}}]"
     yield from _statement(
         "status",
         "prune_jobs",
-        _same(
-            (
-                (f"WHERE status = :status AND status IN {_TERMINAL}", "WHERE true"),
-                ("AND j.status = :status", "AND :status IS NOT NULL"),
-            )
-        ),
+        {
+            "postgresql": (f" AND o.status || '' = :status AND o.status || '' IN {_TERMINAL}", " AND :status <> ''"),
+            "sqlite": (f"AND j.status = :status AND j.status IN {_TERMINAL}", "AND :status <> ''"),
+        },
         pruned,
     )
     yield from _statement(
         "retention",
         "prune_jobs",
         {
-            "postgresql": (
-                "finished_at < (SELECT clock_timestamp() - make_interval(secs => :older_than_seconds))",
-                "finished_at < (SELECT clock_timestamp() + abs(:older_than_seconds) * interval '1 s')",
-            ),
-            "sqlite": (
-                "finished_at < :now - CAST(:older_than_seconds * 1000000 AS INTEGER)",
-                "finished_at < :now + abs(CAST(:older_than_seconds * 1000000 AS INTEGER))",
-            ),
+            "postgresql": ("secs => :older_than_seconds", "secs => -abs(:older_than_seconds)"),
+            "sqlite": (":now - CAST(:older_than_seconds", ":now + CAST(:older_than_seconds"),
         },
         pruned,
+    )
+    yield from _statement(
+        "a key is known for its time",
+        "prune_jobs",
+        {
+            "postgresql": ("AND k.expires_at > clock_timestamp()", "AND false"),
+            "sqlite": ("AND k.expires_at > :now", "AND false"),
+        },
+        f"{_STORE}test_a_job_stays_as_long_as_its_key_is_known[{{pair}}]",
     )
 
 
@@ -393,6 +547,7 @@ def _submit() -> Iterator[Mutant]:
         "insert_jobs",
         _same(("ON CONFLICT (id) DO NOTHING", "")),
         f"{_STORE}test_a_repeated_insert_stores_nothing_twice[{{pair}}]",
+        shared=True,
     )
     yield from _statement(
         "a key is known for its time",
@@ -433,13 +588,25 @@ def _submit() -> Iterator[Mutant]:
 
 
 def _locks() -> Iterator[Mutant]:
-    for statement in ("claim", "complete", "settle", "save_progress"):
-        yield from _statement(
-            "locks in the order of ids",
-            statement,
-            {"postgresql": ("ORDER BY j.id FOR UPDATE OF j", "FOR UPDATE OF j")},
-            f"{_LOCKS}test_a_batch_waits_for_its_first_row_and_holds_no_other[{statement}]",
-        )
+    first = f"{_LOCKS}test_a_batch_waits_for_its_first_row_and_holds_no_other"
+    in_order = (" ORDER BY id)", ")")
+    for statement in ("claim", "complete", "save_progress"):
+        yield from _statement("locks in the order of ids", statement, {"postgresql": in_order}, f"{first}[{statement}]")
+    part = f"{_SQL}/postgresql/settle.part"
+    both = (f"{first}[{statement}]" for statement in ("settle", "settle_calling"))
+    yield _guard("settle: locks in the order of ids (PostgreSQL)", part, (") ORDER BY id\n", ")\n"), *both)
+    yield _guard(
+        "a transaction that hangs is ended",
+        "jobserver/store/engine.py",
+        ('                "idle_in_transaction_session_timeout": f"{idle_seconds * 1000:.0f}",\n', ""),
+        f"{_LOCKS}test_a_process_that_hangs_in_a_transaction_loses_it_and_holds_up_nobody",
+    )
+    yield from _statement(
+        "waits for nobody",
+        "find_lost",
+        {"postgresql": (" FOR UPDATE SKIP LOCKED", "")},
+        f"{_LOCKS}test_a_lost_job_that_somebody_holds_is_passed_over",
+    )
     yield from _statement(
         "waits for nobody",
         "extend_leases",
@@ -587,6 +754,12 @@ def _reclaim() -> Iterator[Mutant]:
         steady,
     )
     yield _guard(
+        "reclaim: not by a clock that jumped",
+        file,
+        ("if found and await self._clock_jumped():", "if False:"),
+        f"{_RECLAIM}test_a_clock_that_jumped_says_nothing_of_leases[postgresql]",
+    )
+    yield _guard(
         "reclaim: asks the own pulse",
         "jobserver/server.py",
         ("may_reclaim=self.heartbeat.pulse.may_reclaim", "may_reclaim=lambda: True"),
@@ -597,6 +770,12 @@ def _reclaim() -> Iterator[Mutant]:
         file,
         (" if (each.job.id, each.job.fence) not in held]", "]"),
         f"{_RECLAIM}test_what_this_process_runs_is_never_lost_to_it[sqlite]",
+    )
+    yield _guard(
+        "recover: jobs of the living are not lost",
+        file,
+        (" if each.worker_id not in living]", "]"),
+        f"{_RECLAIM}test_recovery_beside_living_servers_takes_nothing_from_them[postgresql]",
     )
     yield _guard(
         "reclaim: orphans are of others",
@@ -841,7 +1020,7 @@ def _pipeline() -> Iterator[Mutant]:
         "jobserver/pipeline/consume.py",
         ("if self._running < self._options.workers or self._draining.is_set():", "if True:"),
         "tests/pipeline/test_consume.py::"
-        "test_twice_as_many_are_claimed_ahead_and_no_more_run_than_there_are_consumers[sqlite]",
+        "test_three_times_as_many_are_claimed_ahead_and_no_more_run_than_there_are_consumers[sqlite]",
     )
     yield _guard(
         "consume: what waits too long for its turn is handed back",
@@ -852,7 +1031,7 @@ def _pipeline() -> Iterator[Mutant]:
     yield _guard(
         "execute: suspects run in a child",
         "jobserver/pipeline/execute.py",
-        ("running.job.crashes > 0 or ", ""),
+        ("if running.job.crashes > 0:", "if False:"),
         "tests/pipeline/test_processes.py::test_a_suspect_runs_in_a_child_whatever_its_handler_is",
     )
     yield _guard(
@@ -913,6 +1092,61 @@ def _stream() -> Iterator[Mutant]:
         ("local reply = redis.pcall(...)", "local reply = redis.call(...)"),
         f"{_FULL}test_under_a_full_memory_additions_are_refused_and_reported[valkey]",
     )
+    yield _guard(
+        "submit: room is for those of a turn together",
+        "jobserver/pipeline/submit.py",
+        ("        self._arriving += 1\n", ""),
+        "tests/http/test_limits.py::test_room_is_for_those_of_a_turn_and_less_where_they_wait_long",
+    )
+    yield _guard(
+        "deliver: messages that are refused are no loss of events",
+        "jobserver/pipeline/deliver.py",
+        ("            if refused.untold:\n", "            if True:\n"),
+        "tests/http/test_live.py::test_messages_that_redis_refuses_are_no_loss_of_events[sqlite]",
+    )
+    yield _guard(
+        "apply: events that were refused are told",
+        f"{_LUA}/apply.lua",
+        ("        untold = 1\n        return refuse(id)", "        return refuse(id)"),
+        f"{_FULL}test_events_that_were_refused_are_told_from_messages_that_were[valkey]",
+    )
+    yield _guard(
+        "apply: a call that is repeated adds its events once",
+        f"{_LUA}/apply.lua",
+        ("    if redis.call('GET', sent) == number then return end\n", ""),
+        f"{_EVENTS}test_a_call_that_is_repeated_adds_its_events_once[valkey]",
+    )
+    yield _guard(
+        "apply: events are trimmed",
+        f"{_LUA}/apply.lua",
+        ("    if oldest then redis.call('XTRIM', events, 'MINID', oldest) end\n", ""),
+        f"{_EVENTS}test_the_feed_keeps_so_many_events_and_about_a_tenth_more[valkey]",
+    )
+    yield _guard(
+        "events: the name of a feed is kept",
+        f"{_LUA}/feed.lua",
+        ("redis.call('HSETNX', KEYS[1], 'feed', ARGV[1])", "redis.call('HSET', KEYS[1], 'feed', ARGV[1])"),
+        f"{_EVENTS}test_a_feed_is_named_once_and_anew_after_a_wipe[valkey]",
+    )
+    yield _guard(
+        "events: one that was overtaken is left out",
+        "jobserver/pipeline/feed.py",
+        ("        if fence <= known:\n            return False\n", ""),
+        f"{_LIVE}test_an_event_that_was_overtaken_or_repeated_is_left_out[sqlite]",
+    )
+    yield _guard(
+        "events: what is missing between two entries is noticed",
+        "jobserver/pipeline/feed.py",
+        ("if entry.start != self._count or entry.gap:", "if entry.gap:"),
+        f"{_LIVE}test_an_entry_that_is_missing_is_told_by_a_reset[sqlite]",
+    )
+    yield _guard(
+        "events: a job's stream repeats nothing",
+        "jobserver/pipeline/feed.py",
+        ("        if change.fence <= self.fence or self.ended:", "        if self.ended:"),
+        f"{_LIVE}test_a_stream_of_one_job_begins_with_its_state_and_ends_with_it[sqlite]",
+        f"{_LIVE}test_a_look_and_its_event_are_told_once_whichever_comes_first",
+    )
     removal = (
         "        for from = 1, #members, 1000 do\n"
         "            redis.call('ZREM', KEYS[pair], unpack(members, from, math.min(from + 999, #members)))\n"
@@ -962,12 +1196,124 @@ def _stream() -> Iterator[Mutant]:
     )
 
 
+def _callbacks() -> Iterator[Mutant]:
+    """On PostgreSQL an end that tells has a statement of its own; on SQLite a second one in its transaction."""
+    waits = f"{_CALLBACKS}test_what_waits_again_tells_nothing[{{pair}}-raised]"
+    batch = f"{_CALLBACKS}test_of_a_batch_those_tell_that_want_to_and_ended[{{pair}}]"
+    yield from _statement(
+        "history row",
+        "settle_calling",
+        {
+            "postgresql": (
+                "attempt_error, worker_id FROM settled",
+                "attempt_error, worker_id FROM settled LIMIT 0",
+            )
+        },
+        batch,
+    )
+    part = f"{_SQL}/postgresql/call_back.part"
+    yield _guard(
+        "callback: of a terminal status (PostgreSQL)",
+        part,
+        (f" AND s.status IN {_TERMINAL}", ""),
+        waits.replace("{pair}", "postgresql"),
+    )
+    yield _guard(
+        "callback: of a job that wants one (PostgreSQL)",
+        part,
+        ("s.callback_url IS NOT NULL AND ", ""),
+        batch.replace("{pair}", "postgresql"),
+    )
+    yield _guard(
+        "callback: of a terminal status (SQLite)",
+        "jobserver/store/jobs.py",
+        ("if unique[claim].calls_back and won.status in TERMINAL", "if unique[claim].calls_back"),
+        waits.replace("{pair}", "sqlite"),
+    )
+    yield _guard(
+        "callback: of a job that wants one (SQLite)",
+        "jobserver/store/jobs.py",
+        ("if unique[claim].calls_back and won", "if won"),
+        batch.replace("{pair}", "sqlite"),
+    )
+    yield _guard(
+        "callback: a batch with one is not plain",
+        "jobserver/store/jobs.py",
+        ("and not settlement.calls_back", ""),
+        "tests/store/test_callbacks.py::test_among_jobs_that_all_completed_the_one_that_wants_to_tells[postgresql]",
+    )
+    yield _guard(
+        "callback: jobs of the dead tell too",
+        "jobserver/upkeep/reclaim.py",
+        ("calls_back=lost.job.callback_url is not None", "calls_back=False"),
+        f"{_TELLING}test_a_callback_is_in_the_stream_at_once[sqlite-by_reclaim]",
+    )
+    yield _guard(
+        "callback: its message is sent at once",
+        "jobserver/pipeline/finish.py",
+        ("self._deliveries.call_back(called)", "pass"),
+        f"{_TELLING}test_a_callback_is_in_the_stream_at_once[sqlite-by_finish]",
+    )
+    yield _guard(
+        "callback: the secrets that sign it stay in this process",
+        "jobserver/pipeline/execute.py",
+        ("return handler.type != CALLBACK", "return True"),
+        f"{_TELLING}test_a_callback_that_was_lost_with_its_worker_is_signed_all_the_same[sqlite]",
+    )
+    yield _guard(
+        "callback: the connection is checked again",
+        "jobserver/builtin/callback.py",
+        ("allow_private=self._allow_private,", "allow_private=True,"),
+        f"{_TELLING}test_a_name_that_turns_private_after_the_submit_is_refused[sqlite]",
+    )
+    states = f"{_TELLING}test_secrets_are_kept_by_their_states[{{pair}}]"
+    yield from _statement(
+        "not revoked",
+        "signing_secrets",
+        _same(("revoked_at IS NULL AND ", "")),
+        f"{_TELLING}test_five_secrets_sign_and_no_more[{{pair}}]",
+    )
+    yield from _statement(
+        "its time is not over",
+        "signing_secrets",
+        {
+            "postgresql": (" AND (expires_at IS NULL OR expires_at > clock_timestamp())", ""),
+            "sqlite": (" AND (expires_at IS NULL OR expires_at > :now)", ""),
+        },
+        states,
+    )
+    yield from _statement(
+        "none in place of a revoked one",
+        "first_secret",
+        _same((" WHERE NOT EXISTS (SELECT 1 FROM callback_secrets)", " WHERE true")),
+        f"{_TELLING}test_while_secrets_rotate_both_sign_and_a_revoked_one_does_not[{{pair}}]",
+    )
+    yield from _statement(
+        "a second rotation keeps none longer",
+        "retire_secrets",
+        {
+            "postgresql": (
+                " AND (expires_at IS NULL OR expires_at > clock_timestamp() + make_interval(secs => :overlap_seconds))",
+                "",
+            ),
+            "sqlite": (
+                " AND (expires_at IS NULL OR expires_at > :now + CAST(:overlap_seconds * 1000000 AS INTEGER))",
+                "",
+            ),
+        },
+        states,
+    )
+    yield from _statement("once", "revoke_secret", _same((" AND revoked_at IS NULL", "")), states)
+
+
 def _all() -> Iterable[Mutant]:
     for part in (
+        _access,
         _submit,
         _claim,
         _while_it_runs,
         _settle,
+        _fingerprints,
         _complete,
         _commands,
         _locks,
@@ -978,6 +1324,7 @@ def _all() -> Iterable[Mutant]:
         _reclaim,
         _death,
         _pulse,
+        _callbacks,
     ):
         yield from part()
 

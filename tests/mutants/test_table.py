@@ -43,7 +43,8 @@ def test_every_test_that_the_table_names_exists() -> None:
 
 def changing() -> Iterator[str]:
     """Every statement that changes or deletes jobs."""
-    for path in sorted((PROJECT / "jobserver" / "store" / "sql").rglob("*.sql")):
+    sql = PROJECT / "jobserver" / "store" / "sql"
+    for path in sorted([*sql.rglob("*.sql"), *sql.rglob("*.part")]):
         if re.search(r"\b(UPDATE jobs|DELETE FROM jobs)\b", path.read_text(encoding="utf-8")):
             yield path.relative_to(PROJECT).as_posix()
 

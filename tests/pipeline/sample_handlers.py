@@ -79,6 +79,32 @@ class UnprintableError(Exception):
         raise RuntimeError("no text")
 
 
+class ExitingError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+class Throttled(Retry):
+    """What it inherits is not set: that is easily forgotten."""
+
+    def __init__(self, until: str) -> None:
+        self.until = until
+
+
+class Sleeping(Snooze):
+    def __init__(self, seconds: object) -> None:
+        self.seconds = seconds  # type: ignore[assignment]
+
+
+class Guessing(Retry):
+    @property
+    def after(self) -> float | None:
+        raise RuntimeError("nobody knows")
+
+    @after.setter
+    def after(self, after: float | None) -> None: ...
+
+
 def _raise(what: str) -> None:
     errors: dict[str, BaseException] = {
         "value": ValueError("not good"),
@@ -92,6 +118,12 @@ def _raise(what: str) -> None:
         "memory": MemoryError(),
         "generator": GeneratorExit(),
         "unprintable": UnprintableError(),
+        "exiting": ExitingError(),
+        "throttled": Throttled("noon"),
+        "asleep": Sleeping("until noon"),
+        "asleep for ever": Sleeping(float("inf")),
+        "asleep not at all": Sleeping(-1),
+        "guessing": Guessing(),
         "surrogate": ValueError("\ud800\x00"),
     }
     if what == "recursion":
@@ -219,6 +251,8 @@ def process_dies(how: str) -> None:
         os._exit(3)
     if how == "abort":
         os.abort()
+    if how == "throttled":
+        raise Throttled("noon")
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     sys.exit(how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -127,6 +128,27 @@ async def test_many_jobs_run_once_each(server: Server, work: Work) -> None:
         await eventually(lambda: server.consumers.busy == 0)
 
 
+async def test_a_job_that_has_ended_is_freed_at_once_and_not_by_the_garbage_collector(
+    server: Server, work: Work
+) -> None:
+    async def through(count: int) -> None:
+        done = len(work.ran) + count
+        for n in range(count):
+            await submitted(server, "note", {"n": n})
+        await eventually(lambda: len(work.ran) == done and not len(server.holdings))
+
+    async with consuming(server):
+        await through(20)
+        gc.collect()
+        gc.disable()
+        try:
+            await through(200)
+            # A cycle a job would be more objects than there were jobs.
+            assert gc.collect() < 200
+        finally:
+            gc.enable()
+
+
 # What is claimed ahead of its turn.
 
 
@@ -138,13 +160,15 @@ async def after_short_jobs(server: Server, work: Work) -> None:
     work.ran.clear()
 
 
-async def test_twice_as_many_are_claimed_ahead_and_no_more_run_than_there_are_consumers(
+async def test_three_times_as_many_are_claimed_ahead_and_no_more_run_than_there_are_consumers(
     server: Server, work: Work
 ) -> None:
     async with consuming(server):
         await after_short_jobs(server, work)
-        jobs = [await submitted(server, "gate") for _ in range(7)]
-        await eventually(lambda: len(server.holdings) == 6)
+        jobs = [await submitted(server, "gate") for _ in range(10)]
+        # By whole batches: one place may stay empty.
+        await eventually(lambda: len(server.holdings) >= 7)
+        assert len(server.holdings) <= 8
         assert server.consumers.busy == len(work.ran) == 2
         work.gate.set()
         for job in jobs:
@@ -305,7 +329,12 @@ async def test_a_type_that_is_not_handled_here_is_handed_on_with_a_delay(server:
     job = (await inserted(server.store, type="not.here")).job
     async with consuming(server):
         await told(server, job.id, 0)
-        assert await outcomes(server, job.id) == ["handed_back"]
+
+        # The end may be in another flush than that of the job which followed.
+        async def handed_back() -> bool:
+            return await outcomes(server, job.id) == ["handed_back"]
+
+        await eventually(handed_back)
         after = await job_of(server, job.id)
         assert (after.status, after.attempt, after.retry_count, after.fence) == (Status.QUEUED, 0, 0, 2)
         assert timedelta(seconds=1) <= after.due_at - after.updated_at <= timedelta(seconds=30)

@@ -10,7 +10,7 @@ import pytest
 from jobserver.job.model import Delivery, Priority
 from jobserver.pipeline.deliver import MAX_WAITING, NEAR_HORIZON_SECONDS, Deliveries
 from jobserver.stream.client import StreamClient
-from jobserver.stream.jobs import Batch, Dead, JobStream, Message
+from jobserver.stream.jobs import Batch, Dead, JobStream, Message, Refusal
 from tests.engines import RedisServer, eventually
 from tests.stream.messages import ME, NORMAL, ids, length, message, pending
 
@@ -142,7 +142,7 @@ async def test_a_batch_that_redis_will_not_have_stops_nobody(told: Told, monkeyp
     apply = JobStream.apply
     bad = Priority.LOW
 
-    async def fails(self: JobStream, batch: Batch) -> str | None:
+    async def fails(self: JobStream, batch: Batch) -> Refusal | None:
         if any(each.priority is bad for each in batch.adds):
             raise ValueError("not a batch")
         return await apply(self, batch)

@@ -10,6 +10,7 @@ import pytest
 
 from jobserver.job.model import Canceled, HandedBack, Raised, Returned, Snoozed
 from jobserver.pipeline.running import CancelReason, Running
+from jobserver.pipeline.slots import Slots
 from tests.pipeline.attempts import Recorded, claimed, error_of
 from tests.pipeline.sample_handlers import release
 
@@ -97,6 +98,12 @@ RAISED = [
     ("recursion", "RecursionError", True),
     ("unprintable", "tests.pipeline.sample_handlers.UnprintableError", True),
     ("surrogate", "ValueError", True),
+    ("exiting", "UnreadableError", True),
+    ("throttled", "tests.pipeline.sample_handlers.Throttled", True),
+    ("asleep", "tests.pipeline.sample_handlers.Sleeping", True),
+    ("asleep for ever", "tests.pipeline.sample_handlers.Sleeping", True),
+    ("asleep not at all", "tests.pipeline.sample_handlers.Sleeping", True),
+    ("guessing", "tests.pipeline.sample_handlers.Guessing", True),
 ]
 
 
@@ -105,8 +112,11 @@ RAISED = [
 async def test_whatever_a_handler_raises_is_its_own_failure(
     recorded: Recorded, job_type: str, what: str, kind: str, retryable: bool
 ) -> None:
-    outcome = await recorded.run(job_type, {"what": what})
+    async with asyncio.timeout(10):
+        outcome = await recorded.run(job_type, {"what": what})
     assert error_of(outcome) == (kind, retryable)
+    assert isinstance(outcome, Raised)
+    assert outcome.after_seconds is None
     msgspec.json.encode(outcome)
     assert await recorded.run("echo", "still here") == Returned(b'"still here"')
 
@@ -118,6 +128,15 @@ async def test_a_handler_says_by_a_signal_how_its_attempt_ends(recorded: Recorde
     assert (retry.error.type, retry.error.message, retry.after_seconds) == ("Retry", "later", 7)
     assert await recorded.run(job_type, {"what": "snooze"}) == Snoozed(3)
     assert await recorded.run(job_type, {"what": "cancel"}) == Canceled("not needed")
+
+
+async def test_a_signal_that_lacks_what_it_says_keeps_its_message_and_costs_no_thread() -> None:
+    async with Recorded(threads=1) as recorded, asyncio.timeout(10):
+        for _ in range(3):
+            outcome = await recorded.run("raise.thread", {"what": "throttled"})
+            assert isinstance(outcome, Raised)
+            assert outcome.error.message == "noon"
+        assert isinstance(await recorded.run("context.thread"), Returned)
 
 
 @pytest.mark.parametrize("job_type", ["raise", "raise.thread"])
@@ -305,6 +324,20 @@ async def test_a_job_that_waits_for_a_thread_can_be_asked_to_end(reason: CancelR
         release.set()
         assert await first == Returned(b'"released"')
         assert isinstance(await recorded.run("context.thread"), Returned)
+
+
+async def test_a_stop_in_the_turn_in_which_a_place_is_given_counts() -> None:
+    """And the place is free again."""
+    slots = Slots(1)
+    assert await slots.acquire(Running(claimed("sleep")))
+    waiting = Running(claimed("sleep"))
+    asked = asyncio.create_task(slots.acquire(waiting))
+    await asyncio.sleep(0)
+    slots.release()
+    waiting.cancel(CancelReason.REQUESTED)
+    assert not await asked
+    async with asyncio.timeout(5):
+        assert await slots.acquire(Running(claimed("sleep")))
 
 
 @pytest.mark.parametrize("job_type", ["sleep", "context.thread"])

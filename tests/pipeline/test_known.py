@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from jobserver.errors import Invalid
+from jobserver.errors import DatabaseUnavailable, Invalid
 from jobserver.job.handlers import Handlers
 from jobserver.job.model import Priority
 from jobserver.pipeline.known import MAX_QUEUES, Queues, Types
@@ -176,6 +176,21 @@ async def test_those_who_ask_for_unknown_types_at_once_share_a_look(
         assert 1 <= len(looks) <= 2
 
 
+async def test_a_look_that_fails_is_none(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody takes it for the answer that there is no such type."""
+    async with parts(pair) as server:
+        api = types(server.store)
+
+        async def away(since: datetime) -> None:
+            await asyncio.sleep(0)
+            raise DatabaseUnavailable("away")
+
+        monkeypatch.setattr(server.store, "types_since", away)
+        answers = await asyncio.gather(*(api.find("no.such") for _ in range(3)), return_exceptions=True)
+        assert [type(each) for each in answers] == [DatabaseUnavailable] * 3
+        assert not api.looked(within_seconds=60.0)
+
+
 async def test_a_registration_that_commits_late_is_not_overlooked(store: JobStore) -> None:
     """Its time is that of its statement: another process may have registered, and been seen, in between."""
     api = types(store)
@@ -234,10 +249,11 @@ async def test_a_paused_queue_is_not_served_and_only_wanted_ones_are(pair: Pair)
         await every.refresh()
         await some.refresh()
         assert every.served() == ["a", "default"]
-        assert some.served() == ["later"]
+        # What has ended is told by everybody.
+        assert some.served() == ["later", "callbacks"]
         await server.store.set_paused("b", False)
         await some.refresh()
-        assert some.served() == ["b", "later"]
+        assert some.served() == ["b", "later", "callbacks"]
         # Upkeep looks after all queues, whoever serves them.
         assert {name for name, _ in some.streams()} == {"a", "b", "default", "new"}
 

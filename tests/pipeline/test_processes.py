@@ -64,8 +64,10 @@ async def test_a_dead_child_fails_its_own_job_and_is_replaced(recorded: Recorded
     assert isinstance(await recorded.run("process"), Returned)
 
 
-async def test_sys_exit_in_a_child_is_a_failure_of_the_job_alone(recorded: Recorded) -> None:
+async def test_what_is_raised_in_a_child_is_a_failure_of_the_job_alone(recorded: Recorded) -> None:
     assert error_of(await recorded.run("process.dies", {"how": "leaving"})) == ("SystemExit", True)
+    throttled = ("tests.pipeline.sample_handlers.Throttled", True)
+    assert error_of(await recorded.run("process.dies", {"how": "throttled"})) == throttled
     assert len(recorded.executor.child_pids) == 1
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
+from statistics import median
 from uuid import UUID, uuid4
 
 import pytest
 
 from jobserver.errors import DatabaseUnavailable, NotFound, Overloaded
+from jobserver.job.events import Change
 from jobserver.job.model import Status
 from jobserver.pipeline.waiting import Waiters
 from jobserver.store.engine import Database
@@ -82,7 +85,7 @@ async def test_a_job_that_is_deleted_meanwhile_is_not_found(
     # Neither its own first look nor the one for all may come between the end and the deletion.
     await eventually(lambda: waiters._looker is not None)
     await settled(store, await claimed(store, job_id), raised(retryable=False))
-    await store.delete_failed([job_id])
+    await store.delete([job_id])
     with pytest.raises(NotFound):
         async with asyncio.timeout(10):
             await waiting
@@ -161,3 +164,78 @@ async def test_who_asks_while_the_server_stops_is_not_made_to_wait(store: JobSto
     await waiters.close()
     async with asyncio.timeout(5):
         assert (await waiters.wait(job_id, 60)).status is Status.QUEUED
+
+
+class Watched:
+    """A stream of one job that has heard nothing yet."""
+
+    fence = -1
+
+    def __init__(self, job_id: UUID) -> None:
+        self.job_id = job_id
+        self.heard: list[int] = []
+
+    def hear(self, place: str, change: Change, at: str) -> None:
+        self.heard.append(change.fence)
+
+    def end(self) -> None:
+        raise AssertionError
+
+
+async def test_who_waits_is_not_held_up_by_what_others_watch(
+    store: JobStore, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What watchers have missed is on its way as an event: that it is waited for is no reason not to look again."""
+    monkeypatch.setattr("jobserver.pipeline.waiting.EVENT_SECONDS", 20.0)
+    waiters.live = lambda: True
+    watched = Watched(await job_in(store, Status.QUEUED))
+    job_id = await job_in(store, Status.QUEUED)
+    with waiters.watching(watched):
+        waiting = asyncio.create_task(waiters.wait(job_id, 60))
+        await asyncio.sleep(0.3)
+        await store.cancel([job_id])
+        async with asyncio.timeout(3):
+            assert (await waiting).status is Status.CANCELED
+        assert watched.heard == []
+        waiters.live = lambda: False
+        await eventually(lambda: watched.heard != [])
+
+
+async def test_looks_begin_on_time_and_not_too_often(
+    store: JobStore, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether SQL is slow, or thousands come back at once and each asks for a look."""
+    monkeypatch.setattr("jobserver.pipeline.waiting.LOOK_SECONDS", 0.4)
+    monkeypatch.setattr("jobserver.pipeline.waiting.PAUSE_SECONDS", 0.2)
+    began: list[float] = []
+    statuses = waiters._views.statuses
+
+    async def slow(ids: Sequence[UUID]) -> dict[UUID, Status]:
+        began.append(time.monotonic())
+        found = await statuses(ids)
+        await asyncio.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(waiters._views, "statuses", slow)
+    waiting = asyncio.create_task(waiters.wait(await job_in(store, Status.QUEUED), 60))
+    await eventually(lambda: len(began) == 6)
+    between = [after - before for before, after in pairwise(began)]
+    # After each look of 0.3 s: 0.1 s, not 0.4 s more.
+    assert min(between) >= 0.39
+    assert median(between) < 0.6
+    monkeypatch.setattr(waiters._views, "statuses", statuses)
+    counted = 0
+
+    async def counting(ids: Sequence[UUID]) -> dict[UUID, Status]:
+        nonlocal counted
+        counted += 1
+        return await statuses(ids)
+
+    monkeypatch.setattr(waiters._views, "statuses", counting)
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        waiters.look_soon()
+        await asyncio.sleep(0.001)
+    assert 2 <= counted <= 6
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)

@@ -33,6 +33,7 @@ from jobserver.store.engine import (
 )
 from jobserver.store.jobs import JobStore
 from jobserver.store.migrations import HEAD
+from jobserver.store.tables import metadata
 from jobserver.store.views import Views
 from tests.conftest import Pair
 from tests.engines import PostgresServer, eventually, free_port
@@ -120,6 +121,48 @@ async def test_a_postgresql_that_may_lose_commits_is_warned_of(own_postgres: Pos
     sqlite = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
     assert await durability_warnings(sqlite) == []
     await sqlite.close()
+
+
+async def test_a_column_that_a_newer_release_adds_is_not_in_the_way(database: Database, store: JobStore) -> None:
+    """Of statements that were prepared before it came, within a transaction."""
+
+    async def replayed(column: str) -> None:
+        for _ in range(2):
+            [[known]] = await store.insert([[submission(idempotency_key="k")]])  # type: ignore[misc]
+            assert not known.created
+        async with database._connection(database._writer) as connection:
+            await connection.execute(sa.text(f"ALTER TABLE jobs ADD COLUMN {column} text"))
+            await connection.commit()
+
+    await store.insert([[submission(idempotency_key="k")]])
+    await replayed("newer")
+    await replayed("newest")
+
+
+async def test_a_statement_whose_answer_has_changed_its_shape_may_be_repeated(own_postgres: PostgresServer) -> None:
+    url = own_postgres.create_database()
+    database = Database(url, pool_size=1)
+    async with database._connection(database._writer) as connection:
+        await connection.execute(sa.text("CREATE TABLE grows (one integer)"))
+        await connection.commit()
+    database._statements["grows"] = Statement("grows", "SELECT * FROM grows", ())
+    async with database.write() as session:
+        await session.fetch("grows")
+    own_postgres.execute("ALTER TABLE grows ADD COLUMN two integer", url.rsplit("/", 1)[1])
+    with pytest.raises(DatabaseUnavailable):
+        async with database.write() as session:
+            await session.fetch("grows")
+    async with database.write() as session:
+        assert await session.fetch("grows") == []
+    await database.close()
+
+
+@pytest.mark.parametrize("path", sorted((STORE / "sql").rglob("*.sql")), ids=lambda path: path.stem)
+def test_statements_name_the_columns_of_tables(path: Path) -> None:
+    """`workers` is read by one process for another's sake outside of transactions alone."""
+    tables = "|".join(set(metadata.tables) - {"workers"})
+    text = path.read_text(encoding="utf-8")
+    assert re.search(rf"SELECT \*\s+FROM ({tables})\b|RETURNING \*", text) is None
 
 
 # Away and back.
@@ -323,8 +366,16 @@ def test_every_statement_that_code_names_has_its_file_on_both_dialects() -> None
     assert named
     # PostgreSQL writes history, folds counts and ends plain attempts in statements of its own; and it has the locks
     # that prove a death.
-    alone = ("fold_counts", "complete", "silent_workers", "lock_of_dead", "still_silent", "running_of")
-    only = {"record_attempts": {"sqlite"}} | {name: {"postgresql"} for name in alone}
+    alone = (
+        "fold_counts",
+        "complete",
+        "settle_calling",
+        "silent_workers",
+        "lock_of_dead",
+        "still_silent",
+        "running_of",
+    )
+    only = {"record_attempts": {"sqlite"}, "call_back": {"sqlite"}} | {name: {"postgresql"} for name in alone}
     for name in named:
         for dialect in only.get(name, {"postgresql", "sqlite"}):
             Statement.load(name, dialect)
@@ -334,6 +385,7 @@ def test_every_statement_that_code_names_has_its_file_on_both_dialects() -> None
 def test_every_statement_declares_what_it_takes_and_takes_it(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("-- ")
+    text = re.sub(r"(?m)^-- Include: (\w+)$", lambda part: path.with_name(f"{part[1]}.part").read_text(), text)
     header = re.search(r"^-- Takes: (.+)$", text, re.MULTILINE)
     declared = {part.strip().split()[0] for part in header.group(1).split(",")} if header else set()
     body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
@@ -349,8 +401,9 @@ def test_every_statement_declares_what_it_takes_and_takes_it(path: Path) -> None
 
 
 def test_both_dialects_of_a_statement_take_the_same() -> None:
-    # PostgreSQL is told once what jobs have in common.
-    more = {"insert_jobs": {("kind", "integer[]")}}
+    # PostgreSQL is told once what jobs have in common, and stores callbacks in the statement that ends a job.
+    calling = {("callback_retries", "integer")}
+    more = {"insert_jobs": {("kind", "integer[]")}, "cancel": calling, "expire": calling}
     for path in sorted((STORE / "sql" / "sqlite").glob("*.sql")):
         if (STORE / "sql" / "postgresql" / path.name).exists():
             one, other = (Statement.load(path.stem, dialect).takes for dialect in ("sqlite", "postgresql"))
@@ -394,9 +447,15 @@ HOT = (
     "near_horizon",
     "work_waits",
     "oldest_waiting",
+    "jobs_ahead",
+    "jobs_behind",
     "why_refused",
     "recently_failed",
-    "select_failed",
+    "among",
+    "last_failed",
+    "without_fingerprint",
+    "save_fingerprints",
+    "old_jobs",
     "prune_jobs",
     "prune_keys",
     "statuses",
@@ -490,6 +549,27 @@ async def test_no_hot_statement_scans_the_jobs(filled: Database, postgresql_url:
     assert wrong == {}
 
 
+async def test_what_names_rows_by_id_looks_for_them_by_id(postgresql_url: str) -> None:
+    """On tables without rows and statistics, where an index of what waits or runs looks as good: the plan is kept."""
+    database = Database(postgresql_url)
+    wrong: dict[str, list[str]] = {}
+    async with database._writer.connect() as connection:
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        for name in sorted(path.stem for path in (STORE / "sql" / "postgresql").glob("*.sql")):
+            statement = database.statement(name)
+            kinds = [kind for _, kind in statement.takes]
+            if "uuid[]" not in kinds:
+                continue
+            await raw.execute(f"PREPARE by_id({', '.join(kinds)}) AS {statement.text}")
+            plan = await raw.fetch(f"EXPLAIN EXECUTE by_id({', '.join('NULL' for _ in kinds)})")
+            await raw.execute("DEALLOCATE by_id")
+            if bad := [line for (line,) in plan if re.search(r"Join Filter: .*\bid = |Seq Scan on jobs", line)]:
+                wrong[name] = bad
+    await database.close()
+    assert wrong == {}
+
+
 def _literal(value: Any, kind: str) -> str:
     if value is None:
         return f"NULL::{kind}"
@@ -536,6 +616,36 @@ async def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
             found = await views.job(job.id)
     assert found is not None
     assert (found.status, found.priority) == (Status.RUNNING, Priority.NORMAL)
+
+
+async def test_whoever_waits_for_a_connection_gets_one_while_others_take_turns(postgresql_url: str) -> None:
+    """Flushes follow upon each other: those who wait for a place are not passed over again and again."""
+    database = Database(postgresql_url, pool_size=2)
+    taken = [0] * 6
+
+    async def flushes(number: int) -> None:
+        while True:
+            await database.fetch("add_queue", name=f"q{number}")
+            taken[number] += 1
+
+    tasks = [asyncio.create_task(flushes(number)) for number in range(len(taken))]
+    await eventually(lambda: max(taken) > 20)
+    async with asyncio.timeout(2), database.read() as session:
+        await session.fetch("now")
+    await eventually(lambda: min(taken) > 20, within=2)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await database.close()
+
+
+async def test_what_is_kept_for_the_next_flush_is_given_up_for_who_waits(postgresql_url: str) -> None:
+    database = Database(postgresql_url, pool_size=2)
+    await database.fetch("add_queue", name="one")
+    async with asyncio.timeout(2), database.read() as session, database.read() as other:
+        await session.fetch("now")
+        await other.fetch("now")
+    await database.close()
 
 
 async def test_a_wrong_statement_is_no_outage(pair: Pair) -> None:

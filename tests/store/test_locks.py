@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -10,13 +11,15 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+import sqlalchemy as sa
 
+from jobserver.errors import DatabaseUnavailable
 from jobserver.job.model import Status
-from jobserver.store.engine import Database
+from jobserver.store.engine import MIGRATION_SECONDS, Database
 from jobserver.store.jobs import JobStore
 from jobserver.store.views import Views
 from tests.engines import eventually
-from tests.jobs import claimed, inserted, submission
+from tests.jobs import claimed, ids, inserted, submission
 
 COUNT: Final = 8
 
@@ -82,12 +85,13 @@ def columns_of(statement: str, ids: list[UUID]) -> tuple[dict[str, list[Any]], d
     else:
         columns |= {"status": ["completed"] * count, "ended": ["completed"] * count, "delay_seconds": [0.0] * count}
         columns |= {name: [0] * count for name in ("attempt_delta", "retry_delta", "crash_delta")}
-        columns |= {name: [None] * count for name in ("result", "error", "progress")}
+        columns |= {name: [None] * count for name in ("result", "error", "fingerprint", "progress")}
         columns["lease_over"] = [False] * count
+        scalars = {"callback_retries": 1} if statement == "settle_calling" else {}
     return columns, scalars
 
 
-@pytest.mark.parametrize("statement", ["claim", "complete", "settle", "save_progress"])
+@pytest.mark.parametrize("statement", ["claim", "complete", "settle", "settle_calling", "save_progress"])
 async def test_a_batch_waits_for_its_first_row_and_holds_no_other(
     database: Database, other: asyncpg.Connection, watcher: asyncpg.Connection, statement: str
 ) -> None:
@@ -121,6 +125,18 @@ async def test_an_extension_waits_for_nobody_and_takes_nobody_for_lost(
         assert (left > 300.0) is (job_id != min(ids))
 
 
+async def test_a_lost_job_that_somebody_holds_is_passed_over(database: Database, other: asyncpg.Connection) -> None:
+    """The end of the others need not wait for it."""
+    store = JobStore(database)
+    lost = [(await inserted(store)).job.id for _ in range(3)]
+    for job_id in lost:
+        await claimed(store, job_id, lease_seconds=-1.0)
+    async with other.transaction():
+        await other.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", lost[1])
+        assert [each.job.id for each in await store.find_lost(limit=10)] == [lost[0], lost[2]]
+    assert len(await store.find_lost(limit=10)) == 3
+
+
 async def test_keys_are_taken_in_their_order(
     database: Database, other: asyncpg.Connection, watcher: asyncpg.Connection
 ) -> None:
@@ -139,6 +155,59 @@ async def test_keys_are_taken_in_their_order(
         free = await watcher.fetch("SELECT key FROM idempotency_keys WHERE key = ANY($1) FOR UPDATE SKIP LOCKED", keys)
         assert {row["key"] for row in free} == set(keys[1:])
     await batch
+
+
+async def test_a_process_that_hangs_in_a_transaction_loses_it_and_holds_up_nobody(
+    database: Database, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loop is blocked, it is stopped, or its machine is gone: in any case it says nothing more."""
+    with monkeypatch.context() as patched:
+        patched.setattr("jobserver.store.engine.IDLE_SECONDS", 0.2)
+        hanging = Database(postgresql_url)
+    job, same, unkeyed = (submission(idempotency_key=key, fingerprint=b"f") for key in ("k", "k", None))
+
+    async def hangs() -> None:
+        async with hanging.write() as session:
+            columns = {"scope": [""], "key": ["k"], "job_id": [job.id], "fingerprint": [b"f".hex()]}
+            await session.fetch("take_keys", columns, ttl_seconds=60.0)
+            answers = await JobStore(database).insert([[same], [unkeyed]])
+            assert ids(answers) == [same.id, unkeyed.id]
+            await session.fetch(*JobStore(hanging)._insert_statement([job]))
+
+    async with asyncio.timeout(5):
+        with pytest.raises(DatabaseUnavailable):
+            await hangs()
+    assert await Views(database).job(job.id) is None
+    # It goes on as after any failure of its database: the repeat finds whose the key is.
+    [[known]] = await JobStore(hanging).insert([[job]])  # type: ignore[misc]
+    assert (known.job.id, known.created) == (same.id, False)
+    await hanging.close()
+
+
+async def test_a_commit_that_comes_after_the_end_of_its_transaction_is_unavailability(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler blocked the loop: what the server said meanwhile is read as the answer."""
+    monkeypatch.setattr("jobserver.store.engine.IDLE_SECONDS", 0.05)
+    hanging = Database(postgresql_url)
+
+    async def blocks() -> None:
+        async with hanging.write() as session:
+            await session.fetch("now")
+            time.sleep(0.3)
+
+    with pytest.raises(DatabaseUnavailable):
+        await blocks()
+    assert await hanging.fetch("now")
+    await hanging.close()
+
+
+async def test_a_migration_may_pause_in_its_transaction(postgresql_url: str) -> None:
+    database = Database(postgresql_url, statement_seconds=MIGRATION_SECONDS)
+    async with database._connection(database._writer) as connection:
+        shown = await connection.execute(sa.text("SHOW idle_in_transaction_session_timeout"))
+        assert shown.scalar() == "10min"
+    await database.close()
 
 
 async def test_a_command_that_is_the_victim_of_a_deadlock_is_repeated(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command, op
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -19,7 +21,7 @@ from jobserver.store import engine, migrations
 from jobserver.store.engine import MIGRATION_LOCK, Database, migrate, schema_version
 from jobserver.store.tables import metadata
 from tests.conftest import Pair
-from tests.engines import PostgresServer
+from tests.engines import PostgresServer, eventually
 
 
 def differences(connection: sa.Connection) -> list[Any]:
@@ -113,28 +115,98 @@ async def test_a_migration_of_another_process_is_waited_for(
         await asyncio.sleep(0.8)  # as long as the other's migration takes
         assert not migrating.done()
         await connection.execute(sa.text(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
+        await connection.commit()
         async with asyncio.timeout(20):
             await migrating
     assert await schema_version(other) == migrations.HEAD
     await other.close()
 
 
-async def test_a_migration_that_fails_leaves_the_database_as_it_was(
+async def test_a_migration_that_fails_is_done_again(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upgrade = engine._upgrade
+    """On SQLite nothing is left of it; on PostgreSQL those before it are."""
+    create_index = op.create_index
 
-    def fails(connection: sa.Connection) -> None:
-        upgrade(connection)
-        raise RuntimeError("the last statement")
+    def fails(name: str, *values: Any, **named: Any) -> None:
+        create_index(name, *values, **named)
+        if name == "jobs_failed":
+            raise RuntimeError("the last statement")
 
     for url in (postgres.create_database(), f"sqlite:///{tmp_path / 'jobs.db'}"):
-        monkeypatch.setattr(engine, "_upgrade", fails)
+        monkeypatch.setattr(op, "create_index", fails)
         with pytest.raises(RuntimeError):
             await migrate(url)
         database = Database(url)
-        assert await schema_version(database) is None
-        monkeypatch.setattr(engine, "_upgrade", upgrade)
+        assert await schema_version(database) == (None if database.sqlite else "0005")
+        monkeypatch.setattr(op, "create_index", create_index)
         await migrate(url)
         assert await schema_version(database) == migrations.HEAD
+        async with database._connection(database._writer) as connection:
+            assert await connection.run_sync(differences) == []
         await database.close()
+
+
+# While an older release is at work.
+
+
+async def at_revision(database: Database, revision: str) -> None:
+    """Migrated by the release that had this revision."""
+
+    def upgrade(connection: sa.Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    async with database._writer.connect() as connection:
+        await connection.run_sync(upgrade)
+
+
+@pytest.mark.parametrize("revision", ["0004", "0005"])
+async def test_others_work_on_while_a_migration_waits_for_somebody(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, revision: str
+) -> None:
+    """One long transaction that has written to the table must not bring everything to a stop."""
+    monkeypatch.setattr(engine, "_LOCK_SECONDS", 1)
+    url = postgres.create_database()
+    database = Database(url)
+    await at_revision(database, revision)
+    touch = sa.text("DELETE FROM jobs")
+    async with database._writer.connect() as other:
+        await other.execute(touch)
+        migrating = asyncio.create_task(migrate(url))
+
+        async def waits() -> bool:
+            found = await database.select(sa.select(sa.text("count(*) AS n FROM pg_locks WHERE NOT granted")))
+            return bool(found[0]["n"])
+
+        await eventually(waits)
+        started = time.monotonic()
+        async with database._reader.begin() as connection:
+            await connection.execute(touch)
+        assert time.monotonic() - started < 2
+        assert not migrating.done()
+        await other.rollback()
+    async with asyncio.timeout(20):
+        await migrating
+    assert await schema_version(database) == migrations.HEAD
+    async with database._connection(database._writer) as connection:
+        assert await connection.run_sync(differences) == []
+    await database.close()
+
+
+async def test_what_is_left_of_an_index_that_was_not_finished_is_replaced(postgres: PostgresServer) -> None:
+    url = postgres.create_database()
+    database = Database(url)
+    await at_revision(database, "0005")
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'jobs_failed'::regclass"
+    name = url.rsplit("/", 1)[1]
+    postgres.execute("CREATE INDEX jobs_failed ON jobs (id)", name)
+    postgres.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'jobs_failed'::regclass", name)
+    assert postgres.execute(valid, name).strip() == "f"
+    await migrate(url)
+    assert postgres.execute(valid, name).strip() == "t"
+    async with database._connection(database._writer) as connection:
+        assert await connection.run_sync(differences) == []
+    await database.close()

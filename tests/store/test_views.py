@@ -7,11 +7,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 
 from jobserver.errors import Invalid
 from jobserver.job.model import Job, Priority, Status
 from jobserver.job.query import JobFilter
+from jobserver.store import tables
 from jobserver.store import views as views_module
 from jobserver.store.engine import Database
 from jobserver.store.jobs import JobStore
@@ -119,7 +122,7 @@ async def test_a_cursor_stays_in_place_while_jobs_arrive_and_go(store: JobStore,
     jobs = [await job_in(store, Status.FAILED) for _ in range(20)]
     first = await views.jobs(JobFilter(), limit=8, offset=0, cursor=None)
     await store.insert([[submission() for _ in range(10)]])
-    await store.delete_failed([jobs[12], first.items[-1].id])
+    await store.delete([jobs[12], first.items[-1].id])
     rest: list[UUID] = []
     cursor = first.next_cursor
     while cursor is not None:
@@ -236,6 +239,29 @@ async def test_workers_are_alive_while_they_beat(
     assert (await views.stats()).workers == 0
 
 
+async def test_a_process_that_is_alive_is_not_left_out_for_newer_ones_that_are_not(
+    store: JobStore, views: Views
+) -> None:
+    workers = WorkerStore(store.database)
+    await workers.beat(beat_of("old"))
+    await workers.beat(beat_of("dead", stopped=True))
+    async with store.database._writer.connect() as connection:
+        names = [column.name for column in tables.workers.columns if column.name != "id"]
+        dead = ", ".join(f"dead.{name}" for name in names)
+        numbers = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1100)"
+        await connection.execute(
+            sa.text(
+                f"INSERT INTO workers (id, {', '.join(names)}) {numbers}"
+                f" SELECT 'dead ' || i, {dead} FROM n CROSS JOIN workers AS dead WHERE dead.id = 'dead'"
+            )
+        )
+        await connection.commit()
+    found = await views.workers()
+    assert len(found) == 1_000
+    assert [worker.id for worker in found if worker.alive] == ["old"]
+    assert [worker.started_at for worker in found] == sorted((each.started_at for each in found), reverse=True)
+
+
 async def test_what_does_not_exist_is_none(views: Views) -> None:
     nobody = uuid4()
     assert await views.job(nobody) is None
@@ -253,3 +279,85 @@ async def test_times_are_those_of_the_database(store: JobStore, views: Views, da
     assert job is not None
     assert job.created_at.tzinfo is not None
     assert abs(database.clock.now() - job.created_at) < timedelta(seconds=30)
+
+
+# Where a job stands.
+
+
+async def stands(views: Views, job: Job, **expected: Any) -> None:
+    standing = await views.standing(job, due=True)
+    found = {name: getattr(standing, name) for name in expected}
+    assert found == expected
+
+
+async def test_a_job_is_behind_older_ones_and_those_of_higher_priority(store: JobStore, views: Views) -> None:
+    # In one batch they share a moment, and go by their ids.
+    [batch] = await store.insert([[submission() for _ in range(4)]])
+    assert isinstance(batch, list)
+    for place, each in enumerate(batch):
+        await stands(views, each.job, ahead=place, capped=False, queued=None)
+    low = (await inserted(store, priority=Priority.LOW)).job
+    high = (await inserted(store, priority=Priority.HIGH)).job
+    await stands(views, high, ahead=0)
+    await stands(views, batch[3].job, ahead=4)
+    await stands(views, low, ahead=5)
+    for _ in range(2):
+        await inserted(store, priority=Priority.HIGH)
+    await stands(views, batch[0].job, ahead=3)
+    await stands(views, low, ahead=7)
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.QUEUED])
+async def test_what_is_not_due_is_ahead_of_nobody(store: JobStore, views: Views, status: Status) -> None:
+    for priority in Priority:
+        await job_in(store, status, priority=priority)
+        await inserted(store, queue="another", priority=priority)
+    job = (await inserted(store, priority=Priority.LOW)).job
+    await stands(views, job, ahead=0, paused=False)
+
+
+async def test_of_a_job_that_is_not_due_nothing_is_counted(store: JobStore, views: Views) -> None:
+    await inserted(store)
+    job = (await inserted(store)).job
+    assert (await views.standing(job, due=False)).ahead == 0
+
+
+async def test_a_paused_queue_is_said_to_be(store: JobStore, views: Views) -> None:
+    await store.set_paused("default", True)
+    await store.set_paused("another", False)
+    for name, paused in (("default", True), ("another", False), ("new", False)):
+        job = (await inserted(store, queue=name)).job
+        for due in (True, False):
+            assert (await views.standing(job, due=due)).paused is paused
+
+
+async def test_a_job_that_is_gone_stands_nowhere(store: JobStore, views: Views) -> None:
+    job = (await inserted(store)).job
+    await stands(views, msgspec.structs.replace(job, id=uuid4()), ahead=0, capped=False, paused=False)
+
+
+async def test_with_many_before_it_a_job_is_counted_from_the_end(store: JobStore, views: Views) -> None:
+    batch = []
+    for _ in range(11):
+        [group] = await store.insert([[submission() for _ in range(2_000)]])
+        assert isinstance(group, list)
+        batch += [each.job for each in group]
+    # These wait, and are neither queued nor due.
+    for _ in range(3):
+        await job_in(store, Status.SCHEDULED)
+    await inserted(store, queue="another")
+    await stands(views, batch[9_999], ahead=9_999, capped=False, queued=None)
+    # As many as are counted, on either side.
+    await stands(views, batch[10_500], ahead=10_000, capped=True, queued=22_000)
+    await stands(views, batch[11_999], ahead=10_000, capped=True, queued=22_000)
+    await stands(views, batch[12_000], ahead=12_000, capped=False, queued=22_000)
+    await stands(views, batch[21_999], ahead=21_999, capped=False, queued=22_000)
+    # Of lower priority: after it, like the younger ones.
+    for priority in (Priority.LOW, Priority.LOW, Priority.HIGH):
+        await inserted(store, priority=priority)
+    await stands(views, batch[21_999], ahead=22_000, capped=False, queued=22_003)
+    await stands(views, batch[12_003], ahead=12_004, capped=False, queued=22_003)
+    last = (await inserted(store, priority=Priority.LOW)).job
+    await stands(views, last, ahead=22_003, capped=False, queued=22_004)
+    urgent = (await inserted(store, priority=Priority.HIGH)).job
+    await stands(views, urgent, ahead=1)

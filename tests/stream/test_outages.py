@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import pytest
 
 from jobserver.errors import StreamUnavailable
 from jobserver.stream.client import StreamClient
+from jobserver.stream.events import Told
 from jobserver.stream.jobs import Batch, Dead, JobStream
 from tests.engines import RedisServer, eventually
 from tests.stream.messages import ME, NORMAL, ids, length, message, pending, published
@@ -24,8 +26,9 @@ async def test_under_a_full_memory_additions_are_refused_and_reported(stream: Jo
     dead = Dead(more[0].job_id, 1, "t")
     refused = await stream.apply(Batch(adds=more[:2], delays=more[2:], dead=[dead]))
     assert refused is not None
-    assert refused.startswith("5 additions failed")
-    assert "maxmemory" in refused
+    assert refused.why.startswith("5 additions failed")
+    assert "maxmemory" in refused.why
+    assert not refused.untold
     assert await stream.apply(Batch(acks=done)) is None
     assert (await length(client, stream), await pending(client, stream)) == (40, 0)
     # Reading, taking over and looking go on.
@@ -36,6 +39,30 @@ async def test_under_a_full_memory_additions_are_refused_and_reported(stream: Jo
     await client.commands.config_set("maxmemory", 0)
     assert await stream.apply(Batch(adds=more)) is None
     assert await length(client, stream) == 44
+
+
+async def test_events_that_were_refused_are_told_from_messages_that_were(
+    stream: JobStream, client: StreamClient
+) -> None:
+    """Of one call: transitions find their place by what it frees, or a key of another kind is in their way."""
+    told = Told(sender="me", number=1, most=100, count=1, payload=b"[[1,[]]]", gap="", progress=b"")
+    await client.commands.set(stream.keys.jobs(*NORMAL), "no stream")
+    refused = await stream.apply(Batch(adds=[message()], told=told))
+    assert refused is not None
+    assert (refused.untold, refused.why.startswith("1 additions failed: WRONGTYPE")) == (False, True)
+    assert await client.commands.xlen(stream.keys.events) == 1
+    await client.commands.delete(stream.keys.jobs(*NORMAL))
+    for key in (stream.keys.events, stream.keys.feed):
+        await client.commands.set(key, "no feed")
+        told = msgspec.structs.replace(told, number=told.number + 1)
+        refused = await stream.apply(Batch(adds=[message()], told=told))
+        assert refused is not None
+        assert (refused.untold, refused.why.startswith("1 additions failed: WRONGTYPE")) == (True, True)
+        await client.commands.delete(key)
+    await client.commands.config_set("maxmemory", 1)
+    refused = await stream.apply(Batch(told=msgspec.structs.replace(told, number=told.number + 1)))
+    assert refused is not None
+    assert refused.untold
 
 
 async def test_under_a_full_memory_what_frees_may_add(stream: JobStream, client: StreamClient) -> None:

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, TracerProvi
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from jobserver.telemetry.encoding import encode_spans
+from jobserver.telemetry.encoding import Written, encode_spans, write_attributes, write_span
 
 RESOURCE = Resource({"service.name": "jobserver", "process.pid": 7}, "https://example.org/schema")
 OTHER = Resource({"service.name": "other"})
@@ -31,6 +31,7 @@ VALUES: dict[str, Any] = {
     "no": False,
     "zero": 0,
     "one": 1,
+    "256": 256,
     "127 too": 127,
     "128 too": 128,
     "big": (1 << 63) - 1,
@@ -108,3 +109,42 @@ def test_what_no_attribute_can_be_harms_nothing_else() -> None:
         "huge": 0,
         "kept": 1,
     }
+
+
+@pytest.mark.parametrize("error", [None, "", "it said why"])
+@pytest.mark.parametrize("parent", [None, (5, False), (1 << 63, True)])
+@pytest.mark.parametrize("state", ["", "congo=t61,rojo=00"])
+def test_a_span_that_is_written_at_once_is_what_the_sdk_makes_of_it(
+    state: str, parent: tuple[int, bool] | None, error: str | None
+) -> None:
+    trace_id, here = 1 << 127, TraceState.from_header([state])
+    events = [("queue wait", {"seconds": 0.5}, 5), ("settled", {}, 1 << 63)]
+    links = [(3, 5, True, None), (trace_id, 6, False, {"outcome": "snoozed", "attempt": 3})]
+    same = {"messaging.destination.name": "default", "jobserver.job.attempt": 1}
+    for _ in range(2):  # the second time from what is kept
+        data = write_span(
+            "process default",
+            trace_id,
+            7,
+            state,
+            parent,
+            SpanKind.CONSUMER.value,
+            (11, 12),
+            VALUES,
+            links,
+            events,
+            error,
+            write_attributes(same),
+        )
+        of_sdk = span(
+            context=SpanContext(trace_id, 7, False, TraceFlags(1), here),
+            parent=None if parent is None else SpanContext(trace_id, parent[0], parent[1], TraceFlags(1)),
+            kind=SpanKind.CONSUMER,
+            start_time=11,
+            end_time=12,
+            attributes={**same, **VALUES},
+            links=[Link(SpanContext(ids[0], ids[1], ids[2]), ids[3]) for ids in links],
+            events=[Event(*event) for event in events],
+            status=Status(StatusCode.UNSET) if error is None else Status(StatusCode.ERROR, error or None),
+        )
+        assert encode_spans([Written(data, RESOURCE, SCOPE), of_sdk]) == trace_encoder.encode_spans([of_sdk, of_sdk])

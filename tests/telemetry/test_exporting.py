@@ -83,7 +83,8 @@ async def test_what_finds_no_place_is_counted_and_nobody_waits(exporter: Exporte
     began = time.monotonic()
     for number in range(1_000):
         queue.on_end(span(f"{number}"))
-    assert time.monotonic() - began < 1
+    # To wait would be for ever: nothing opens the gate.
+    assert time.monotonic() - began < 30
     assert queue.waiting == 10
     # One batch at the most is on its way.
     assert 1_000 - 10 - 4 <= sum(dropped) <= 1_000 - 10

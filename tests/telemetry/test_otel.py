@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jobserver.errors import ConfigurationError
-from jobserver.telemetry.otel import Otel, Queueing, Sampling, read_otel
+from jobserver.telemetry.otel import LEAST_SECONDS, Grace, Otel, Queueing, Sampling, read_otel
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
 
@@ -125,3 +125,21 @@ def test_without_an_endpoint_nothing_of_the_sdk_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+async def test_what_a_stop_gives_is_shared_and_never_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("jobserver.telemetry.otel.time.monotonic", lambda: now)
+    given: list[float] = []
+
+    async def close(*, within_seconds: float) -> None:
+        nonlocal now
+        given.append(within_seconds)
+        now += 3.0
+
+    grace = Grace()
+    for _ in range(3):
+        await grace.give(close)
+        # What else a stop does is not counted.
+        now += 60.0
+    assert given == [5.0, 2.0, LEAST_SECONDS]

@@ -221,7 +221,7 @@ PLANTED = {
     "a lease was lost long after the fault": ("explained", changed(good(), "windows", 0, start=10.0, end=20.0)),
     "handed back without a fault": (
         "explained",
-        changed(good(), "windows", 0, explains={LEASE_LOST, DEATH}),
+        changed(added(good(), "runs", run("crashed", 3, how="cancelled")), "windows", 0, explains={LEASE_LOST, DEATH}),
     ),
     "a child died without a fault": ("explained", changed(good(), "attempts", 4, error_type="ProcessDied")),
     "two runs at once without a fault": (
@@ -335,6 +335,7 @@ ALLOWED = {
     "an in-memory queue that is full": added(
         good(), "buffers", Buffer(pid=11, name="deliveries", most=50_000, bound=50_000)
     ),
+    "a hand-back before the handler began": changed(good(), "windows", 0, explains={LEASE_LOST, DEATH}),
     "two runs at once after a fault": changed(good(), "runs", 1, ended=106.0, how="returned"),
 }
 

@@ -94,5 +94,5 @@ async def test_a_real_server_tells_all_its_buffers(pair: Pair) -> None:
         async with Watch(Servers(client, server.url)) as watch:
             await eventually(lambda: watch.samples >= 2)
         bounds = {buffer.name: buffer.bound for buffer in watch.buffers}
-    assert set(bounds) == {"submit", "claim", "finish", "deliveries"}
+    assert set(bounds) == {"submit", "claim", "finish", "deliveries", "events"}
     assert all(bound > 0 for bound in bounds.values())

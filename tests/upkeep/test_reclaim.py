@@ -9,12 +9,14 @@ import pytest
 
 from jobserver.job.model import Priority, Status
 from jobserver.pipeline.held import Held
-from jobserver.server import Server
+from jobserver.server import Server, recover
 from jobserver.stream.jobs import Batch, Message
 from jobserver.stream.keys import GROUP
+from tests.conftest import Pair
 from tests.engines import eventually
-from tests.jobs import claimed, delivery, inserted
+from tests.jobs import beat_of, claimed, delivery, inserted
 from tests.parts import executing, job_of, outcomes, status_of, submitted
+from tests.servers import settings_for
 from tests.stream.messages import NORMAL, consumers, message
 
 
@@ -49,6 +51,18 @@ async def test_a_job_whose_lease_is_over_is_taken_back(server: Server) -> None:
         return sizes.entries == 3
 
     await eventually(told)
+
+
+async def test_recovery_beside_living_servers_takes_nothing_from_them(server: Server, pair: Pair) -> None:
+    """The database is back, and nobody could extend a lease meanwhile."""
+    if pair.name == "sqlite":
+        pytest.skip("on a SQLite file nobody is beside it")
+    for worker_id in ("alive-1", "dead-1"):
+        await server.worker_store.beat(beat_of(worker_id, stopped=worker_id == "dead-1"))
+    alive, dead = [await crashed(server, worker_id=worker_id) for worker_id in ("alive-1", "dead-1")]
+    assert (await recover(settings_for(pair))).reclaimed == 1
+    assert await status_of(server, alive.id) is Status.RUNNING
+    assert await status_of(server, dead.id) is Status.RETRYING
 
 
 async def test_crashes_end_in_the_dead_letters(server: Server) -> None:
@@ -96,6 +110,19 @@ async def test_leases_are_judged_only_after_own_steady_beats(server: Server, mon
     assert await server.reclaim._jobs_step() is None
     assert await status_of(server, job.id) is Status.RUNNING
     monkeypatch.setattr(server.reclaim, "_may_reclaim", lambda: True)
+    await server.reclaim._jobs_step()
+    assert await status_of(server, job.id) is Status.RETRYING
+
+
+async def test_a_clock_that_jumped_says_nothing_of_leases(server: Server) -> None:
+    """The database's went on by an hour, and no beat has noticed yet."""
+    job = await crashed(server)
+    clock = server.store.database.clock
+    base_us, mark_ns = clock._base
+    clock._base = (base_us - 3_600_000_000, mark_ns)
+    assert await server.reclaim._jobs_step() is None
+    assert await status_of(server, job.id) is Status.RUNNING
+    clock._base = (base_us, mark_ns)
     await server.reclaim._jobs_step()
     assert await status_of(server, job.id) is Status.RETRYING
 

@@ -39,6 +39,8 @@ async def alone(pair: Pair, own_redis: RedisServer) -> AsyncIterator[Server]:
 
 async def entries(server: Server) -> int:
     await eventually(lambda: server.deliveries.waiting == 0)
+    # On a busy machine the idea of the database's clock may lag behind: then some were due a moment later.
+    await server.promote.step()
     return (await server.stream.sizes([NORMAL])).entries
 
 
@@ -112,7 +114,8 @@ async def test_what_is_submitted_while_the_streams_are_asked_is_not_judged(
 
 async def test_a_backlog_triggers_nothing(server: Server) -> None:
     await server.reconcile.step()
-    await asyncio.gather(*(submitted(server, payload=number) for number in range(1_500)))
+    for _ in range(3):
+        await asyncio.gather(*(submitted(server, payload=number) for number in range(500)))
     await eventually_entries(server, 1_500)
     await asyncio.sleep(GRACE.total_seconds() * 2)
     for _ in range(3):

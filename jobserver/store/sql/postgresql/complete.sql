@@ -2,12 +2,6 @@
 -- Takes: id uuid[], fence bigint[], result text[]
 -- Returns: id, fence, queue, priority, type of the rows that were won
 WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
-held AS (
-    -- Locked in the order of ids: two batches cannot wait for each other.
-    SELECT i.id, i.fence, i.result
-    FROM jobs j JOIN unnest(:id, :fence, :result) AS i(id, fence, result) ON i.id = j.id
-    ORDER BY j.id FOR UPDATE OF j
-),
 settled AS (
 UPDATE jobs AS j SET
     -- Returned wins over a cancel that was requested meanwhile.
@@ -17,9 +11,13 @@ UPDATE jobs AS j SET
     lease_expires_at = NULL,
     updated_at = clock.now,
     finished_at = clock.now
-FROM held AS i, clock
+FROM
+    -- Rows are locked as they are updated, in the order of ids: two batches cannot wait for each other.
+    (SELECT * FROM unnest(:id, :fence, :result) AS e(id, fence, result) ORDER BY id) AS i,
+    clock
 WHERE j.id = i.id
-    AND j.status = 'running'
+    -- As an expression: no index of statuses may offer itself, for the plan has to go by id, in order.
+    AND j.status || '' = 'running'
     -- A stale attempt matches no row: its lease was taken.
     AND j.fence = i.fence
 RETURNING j.id, j.fence, j.queue, j.priority, j.type, j.updated_at, j.started_at, j.worker_id, j.attempt

@@ -12,16 +12,8 @@ kinds AS MATERIALIZED (
         type, queue, priority, max_retries, timeout_seconds, delay_seconds, run_at, expires_at,
         idempotency_key, tags, callback_url, trace_context, kind
     ), clock AS c
+),
+submitted AS (
+    SELECT i.id, i.payload, kinds.* FROM unnest(:id, :kind, :payload) AS i(id, kind, payload) JOIN kinds USING (kind)
 )
-INSERT INTO jobs (
-    id, type, queue, priority, status, fence, attempt, retry_count, max_retries, crashes, timeout_seconds,
-    cancel_requested, created_at, updated_at, due_at, available_at, expires_at, idempotency_key, tags,
-    callback_url, trace_context, payload
-)
-SELECT
-    i.id, type, queue, priority, CASE WHEN due_at > now THEN 'scheduled' ELSE 'queued' END, 0, 0, 0, max_retries, 0,
-    timeout_seconds, false, now, now, due_at, due_at, expires_at, idempotency_key, tags,
-    callback_url, trace_context, i.payload
-FROM unnest(:id, :kind, :payload) AS i(id, kind, payload) JOIN kinds USING (kind)
-ON CONFLICT (id) DO NOTHING
-RETURNING id, status, created_at, due_at
+-- Include: insert_jobs

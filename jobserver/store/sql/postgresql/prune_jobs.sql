@@ -1,14 +1,17 @@
--- Delete terminal jobs of one status that are older than their retention.
--- Takes: status text, older_than_seconds float8, max_rows integer
+-- Delete those of some jobs that are terminal, in one status, older than their retention, and of no key that is known.
+-- Takes: ids uuid[], status text, older_than_seconds float8
 -- Returns: id
 DELETE FROM jobs AS j
--- A subselect is a condition of the index; the bare function, being volatile, is not.
--- ARRAY, not IN: it is evaluated once, so the LIMIT holds.
+-- ARRAY, not IN: it is evaluated once.
 WHERE j.id = ANY (ARRAY(
-        SELECT id FROM jobs
-        WHERE status = :status AND status IN ('completed', 'failed', 'canceled')
-            AND finished_at < (SELECT clock_timestamp() - make_interval(secs => :older_than_seconds))
-        ORDER BY finished_at LIMIT :max_rows FOR UPDATE SKIP LOCKED
+        SELECT o.id FROM jobs AS o
+        -- As an expression: no index of statuses may offer itself, for the plan has to go by id.
+        WHERE o.id = ANY(:ids) AND o.status || '' = :status AND o.status || '' IN ('completed', 'failed', 'canceled')
+            AND o.finished_at < clock_timestamp() - make_interval(secs => :older_than_seconds)
+            -- Or the repeat of a submit would make a second job.
+            AND NOT EXISTS (
+                SELECT FROM idempotency_keys AS k WHERE k.job_id = o.id AND k.expires_at > clock_timestamp()
+            )
+        ORDER BY o.id FOR UPDATE OF o SKIP LOCKED
     ))
-    AND j.status = :status
-RETURNING id
+RETURNING j.id

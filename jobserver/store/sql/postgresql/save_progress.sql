@@ -1,7 +1,9 @@
 -- Store what running handlers last said of themselves.
 -- Takes: id uuid[], fence bigint[], progress text[]
-WITH input AS (SELECT * FROM unnest(:id, :fence, :progress) AS i(id, fence, progress)),
-held AS (SELECT i.* FROM jobs j JOIN input i ON i.id = j.id ORDER BY j.id FOR UPDATE OF j)
 UPDATE jobs AS j SET progress = i.progress, updated_at = clock_timestamp()
-FROM held AS i
-WHERE j.id = i.id AND j.status = 'running' AND j.fence = i.fence
+FROM
+    -- Rows are locked as they are updated, in the order of ids: two batches cannot wait for each other.
+    (SELECT * FROM unnest(:id, :fence, :progress) AS p(id, fence, progress) ORDER BY id) AS i
+WHERE j.id = i.id
+    -- As an expression: no index of statuses may offer itself, for the plan has to go by id, in order.
+    AND j.status || '' = 'running' AND j.fence = i.fence

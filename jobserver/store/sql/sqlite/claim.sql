@@ -20,4 +20,4 @@ WHERE jobs.id = w.id
     AND NOT EXISTS (SELECT 1 FROM queues q WHERE q.name = jobs.queue AND q.paused)
 RETURNING
     id, type, queue, priority, payload, tags, fence, attempt, retry_count, max_retries,
-    crashes, timeout_seconds, created_at, due_at, started_at, trace_context, cancel_requested
+    crashes, timeout_seconds, created_at, due_at, started_at, trace_context, cancel_requested, callback_url

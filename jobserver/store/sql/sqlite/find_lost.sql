@@ -3,6 +3,6 @@
 -- Returns: the columns of a claimed job, and worker_id
 SELECT
     j.id, j.type, j.queue, j.priority, j.payload, j.tags, j.fence, j.attempt, j.retry_count, j.max_retries,
-    j.crashes, j.timeout_seconds, j.created_at, j.due_at, j.started_at, j.trace_context, j.cancel_requested, j.worker_id
+    j.crashes, j.timeout_seconds, j.created_at, j.due_at, j.started_at, j.trace_context, j.cancel_requested, j.callback_url, j.worker_id
 FROM jobs j WHERE j.status = 'running' AND j.lease_expires_at < :now
 ORDER BY j.id LIMIT :max_rows

@@ -1,0 +1,4 @@
+-- One more secret of callbacks.
+-- Takes: id text, secret text
+-- Returns: all columns of callback_secrets
+INSERT INTO callback_secrets (id, secret, created_at) VALUES (:id, :secret, clock_timestamp()) RETURNING id, secret, created_at, expires_at, revoked_at

@@ -1,5 +1,0 @@
--- Delete failed jobs for good. `forget_jobs` takes their history and keys in the same transaction.
--- Takes: ids uuid[]
--- Returns: id of the jobs that are gone
-DELETE FROM jobs AS j WHERE j.id IN (SELECT value FROM json_each(:ids)) AND j.status = 'failed'
-RETURNING id
