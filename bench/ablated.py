@@ -44,7 +44,8 @@ def httptools() -> None:
 
 def collector() -> None:
     """Python's own thresholds, and nothing frozen."""
-    jobserver.cli.serve._spare_the_collector = lambda: None
+    jobserver.cli.serve.collect_seldom = lambda: None
+    jobserver.cli.serve.spare_the_collector = lambda: None
 
 
 def sql_claim() -> None:
@@ -52,17 +53,17 @@ def sql_claim() -> None:
     _with_texts(
         claim=(
             (
-                r"UPDATE jobs AS j SET.*?FROM held, clock",
-                "SELECT j.id, j.type, j.queue, j.priority, j.payload, j.tags, j.fence + 1, j.attempt + 1,"
-                " j.retry_count, j.max_retries, j.crashes, j.timeout_seconds, j.created_at, j.due_at,"
-                " clock.now, j.trace_context, j.cancel_requested FROM jobs AS j, held, clock",
+                r"UPDATE jobs AS j SET.*?\nFROM\n",
+                "SELECT j.id, j.type, j.queue, j.priority, j.payload, j.tags, j.fence + 1 AS fence,"
+                " j.attempt + 1 AS attempt, j.retry_count, j.max_retries, j.crashes, j.timeout_seconds, j.created_at,"
+                " j.due_at, clock.now AS started_at, j.trace_context, j.cancel_requested, j.callback_url"
+                " FROM jobs AS j,\n",
             ),
-            (r"ORDER BY j.id FOR UPDATE OF j", ""),
             # What the statement takes and does not need any more.
             (r"\bRETURNING\b.*", "AND ($3::text, $4::uuid, $5::float8) IS NOT NULL"),
         ),
         complete=(
-            (r"j.status = 'running'", "j.status = 'queued'"),
+            (r"j.status \|\| '' = 'running'", "j.status || '' = 'queued'"),
             (r"AND j.fence = i.fence", "AND j.fence = i.fence - 1"),
             # Its end is the first that SQL hears of it.
             (r"fence = j.fence \+ 1", "fence = i.fence + 1, started_at = clock.now"),

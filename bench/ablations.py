@@ -101,7 +101,7 @@ def shares(figures: Figures) -> dict[str, float]:
 
 
 def parts(on: Engines, wanted: Options) -> dict[str, Part]:
-    jobs = wanted.size(10_000, 200)
+    jobs = wanted.size(20_000, 200)
     return {name: partial(both, on, ablation, jobs) for name, ablation in ABLATIONS.items()}
 
 

@@ -1,10 +1,11 @@
 """How long a submit takes, and how soon a job starts and ends, at a constant rate of arrivals and on an idle server.
 
-    python -m bench.latency [--quick] [--runs 5] [--only submit,lives,idle]
+    python -m bench.latency [--quick] [--runs 5] [--only submit,lean,lives,idle]
 
 `submit`: one process without consumers; `lives`: one with 100, which runs what it takes. First the rate at which it
 saturates is measured (64 connections, each with its next request as soon as it has an answer), then k6 sends at 25,
-50 and 75 % of that, whether or not answers come (an open model). `idle`: one request at a time, with pauses.
+50 and 75 % of that, whether or not answers come (an open model). `lean`: as `submit`, by `bench.offer`, which costs a
+tenth of k6's CPU time on the same cores. `idle`: one request at a time, with pauses.
 `started` and `completed` are counted from the moment when the client sends: by the handler's own clock, which is the
 machine's, and by `finished_at`. k6 knows the time in whole milliseconds, rounded down, so with it they are up to 1 ms
 too long. Needs `pip install -e '.[bench]'`. Everything goes into `bench/results/latency.json`.
@@ -23,6 +24,7 @@ from typing import Final
 
 import msgspec
 
+from bench.offer import PERCENTILES, offered_lean
 from bench.record import Options, Part, interleaved, options, write
 from bench.served import ROOT, Engines, RealPair, Served, api_of, engines, environment, output_of, post, served
 
@@ -36,7 +38,6 @@ READY_CLIENTS: Final = 100
 SHARES: Final = (25, 50, 75)
 PAUSE_SECONDS: Final = 0.02
 
-PERCENTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 # Milliseconds from a submit to its start and to its end, of jobs that were created after a moment.
 _LATENCIES: Final = """
     SELECT count(*),
@@ -49,9 +50,13 @@ _LATENCIES: Final = """
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """What k6 saw; `dropped` requests were never sent, since all its clients waited for answers."""
+    """What k6 saw; `refused`: 503, there is no room; `dropped` were never sent, since all its clients waited.
+
+    `milliseconds` are of those that were taken.
+    """
 
     answered: int
+    refused: int
     failed: int
     dropped: int
     milliseconds: dict[str, float]
@@ -87,27 +92,54 @@ async def arrivals(port: int, rate: float, seconds: int) -> Arrived:
     return msgspec.json.decode(await output_of(process), type=Arrived)
 
 
+async def lean_arrivals(port: int, rate: float, seconds: int) -> Arrived:
+    """The same by a process that leaves the machine to the server."""
+    seen = await offered_lean(port, rate, seconds, CLIENTS)
+    milliseconds = {_said(fraction): getattr(seen.accepted, name) for name, fraction in PERCENTILES.items()}
+    return Arrived(seen.accepted.count, seen.refused.count, seen.broken, seen.dropped, milliseconds)
+
+
+async def saturation(server: Served, wanted: Options, *options: str) -> float:
+    """Submits a second over 64 connections, each with its next as soon as it has an answer."""
+    requests = wanted.size(20_000, 300)
+    await post(server.port, CONNECTIONS, requests // 10, *options)
+    return (await post(server.port, CONNECTIONS, requests, *options)).per_second
+
+
+def figures_of(arrived: Arrived, share: int) -> dict[str, float]:
+    if arrived.failed:
+        raise RuntimeError(f"{arrived.failed} of {arrived.answered} submits failed")
+    counts = {"answered": arrived.answered, "refused": arrived.refused, "dropped": arrived.dropped}
+    took = {f"submit_{name}_ms": arrived.milliseconds[_said(fraction)] for name, fraction in PERCENTILES.items()}
+    return {f"at_{share}.{name}": value for name, value in {**counts, **took}.items()}
+
+
+def _said(fraction: float) -> str:
+    """As k6 names a percentile."""
+    return f"p({fraction * 100:g})"
+
+
 async def at_rates(server: Served, pair: RealPair, wanted: Options, *, runs_jobs: bool) -> dict[str, float]:
     """Saturation first, then the shares of it."""
-    requests = wanted.size(20_000, 300)
-    await post(server.port, CONNECTIONS, requests // 10, "--timed")
-    saturated = (await post(server.port, CONNECTIONS, requests, "--timed")).per_second
-    found = {"saturated_per_second": saturated}
+    found = {"saturated_per_second": await saturation(server, wanted, "--timed")}
     for share in SHARES:
         if runs_jobs:
             await server.settled()
         began = time.time()
-        arrived = await arrivals(server.port, saturated * share / 100, wanted.size(20, 2))
-        if arrived.failed:
-            raise RuntimeError(f"{arrived.failed} of {arrived.answered} submits failed")
-        found[f"at_{share}.answered"] = arrived.answered
-        found[f"at_{share}.dropped"] = arrived.dropped
-        for name, fraction in PERCENTILES.items():
-            found[f"at_{share}.submit_{name}_ms"] = arrived.milliseconds[f"p({fraction * 100:g})"]
+        rate = found["saturated_per_second"] * share / 100
+        found |= figures_of(await arrivals(server.port, rate, wanted.size(20, 2)), share)
         if runs_jobs:
             await server.settled()
             latencies = await handled(pair, began)
             found |= {f"at_{share}.{name}": value for name, value in latencies.items()}
+    return found
+
+
+async def at_rates_lean(server: Served, wanted: Options) -> dict[str, float]:
+    found = {"saturated_per_second": await saturation(server, wanted)}
+    for share in SHARES:
+        rate = found["saturated_per_second"] * share / 100
+        found |= figures_of(await lean_arrivals(server.port, rate, wanted.size(15, 2)), share)
     return found
 
 
@@ -128,6 +160,11 @@ async def submit(on: Engines, wanted: Options) -> dict[str, float]:
         return await at_rates(api, pair, wanted, runs_jobs=False)
 
 
+async def lean(on: Engines, wanted: Options) -> dict[str, float]:
+    async with on.fresh() as pair, api_of(pair) as api:
+        return await at_rates_lean(api, wanted)
+
+
 async def lives(on: Engines, wanted: Options) -> dict[str, float]:
     async with on.fresh() as pair, served(HANDLERS, *pair.options, "--workers", str(CONSUMERS)) as server:
         return await at_rates(server, pair, wanted, runs_jobs=True)
@@ -146,7 +183,8 @@ async def idle(on: Engines, wanted: Options) -> dict[str, float]:
 
 
 def parts(on: Engines, wanted: Options) -> dict[str, Part]:
-    return {name: partial(part, on, wanted) for name, part in (("submit", submit), ("lives", lives), ("idle", idle))}
+    named = {"submit": submit, "lean": lean, "lives": lives, "idle": idle}
+    return {name: partial(part, on, wanted) for name, part in named.items()}
 
 
 async def measured(on: Engines, wanted: Options) -> None:

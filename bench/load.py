@@ -1,6 +1,7 @@
 """An HTTP load of keep-alive connections, lean enough to leave the machine to the server.
 
-    python -m bench.load HOST PORT CONNECTIONS REQUESTS [--batch N] [--payload BYTES] [--timed] [--pause SECONDS]
+    python -m bench.load HOST PORT CONNECTIONS REQUESTS [--batch N] [--payload BYTES] [--timed] [--key KEY]
+        [--pause SECONDS]
 
 Each connection sends its next `POST /jobs` when the last one was answered (a closed loop). Prints one JSON object.
 """
@@ -108,10 +109,11 @@ async def load(host: str, port: int, connections: int, requests: Iterator[bytes]
     }
 
 
-def request(host: str, port: int, path: str, body: bytes) -> bytes:
+def request(host: str, port: int, path: str, body: bytes, key: str = "") -> bytes:
+    who = f"Authorization: Bearer {key}\r\n" if key else ""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"{who}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -133,7 +135,7 @@ def encoded(options: argparse.Namespace) -> Callable[[], bytes]:
         body, path = msgspec.json.encode({"jobs": [job(options.payload)] * options.batch}), "/jobs/batch"
     else:
         body, path = msgspec.json.encode(job(options.payload)), "/jobs"
-    same = request(options.host, options.port, path, body)
+    same = request(options.host, options.port, path, body, options.key)
     return lambda: same
 
 
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="jobs a request, through /jobs/batch")
     parser.add_argument("--payload", type=int, default=TEXT_BYTES, help="bytes of text in a payload")
     parser.add_argument("--timed", action="store_true", help="jobs of bench.timed, with the time when they are sent")
+    parser.add_argument("--key", default="", help="an API key")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between an answer and the next request")
     options = parser.parse_args()
     make = encoded(options)

@@ -33,6 +33,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     only: tuple[str, ...]
     folder: Path
+    # Written although only some parts were measured: the results have a name of their own.
+    named: bool = False
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -40,12 +42,27 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def options(description: str | None, *, runs: int = 5) -> Options:
     """The command line that all benchmarks share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, one run, into results/quick")
-    parser.add_argument("--runs", type=int, help=f"how often each part is measured ({runs}, or 1 with --quick)")
-    parser.add_argument("--only", default="", help="these parts, separated by commas; shown, not written")
-    parser.add_argument("--into", type=Path, help="folder of the results")
-    given = parser.parse_args()
+    return given_options(parser(description, runs=runs).parse_args(), runs)
+
+
+def parser(description: str | None, *, runs: int, only: str = "parts") -> argparse.ArgumentParser:
+    """The options that all benchmarks share, for one that adds its own; `--only`, or `--peers`, names some of them."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--quick", action="store_true", help="tiny sizes, one run, into results/quick")
+    found.add_argument("--runs", type=int, help=f"how often each part is measured ({runs}, or 1 with --quick)")
+    found.add_argument(
+        "--only" if only == "parts" else f"--{only}",
+        dest="only",
+        metavar=only.upper(),
+        default="",
+        help=f"these {only}, separated by commas; shown, not written",
+    )
+    found.add_argument("--into", type=Path, help="folder of the results")
+    return found
+
+
+def given_options(given: argparse.Namespace, runs: int) -> Options:
+    """What `parser` has understood; so many runs where none are named."""
     return Options(
         quick=given.quick,
         runs=given.runs or (1 if given.quick else runs),
@@ -79,7 +96,7 @@ def write(name: str, wanted: Options, figures: Figures, versions: Mapping[str, s
         "machine": machine(),
         "versions": {"python": platform.python_version(), "jobserver": jobserver.__version__, **versions},
         "persistence": PERSISTENCE,
-        "command": " ".join([f"python -m bench.{name}", *_telling(sys.argv[1:])]),
+        "command": " ".join([f"python -m bench.{name}", *telling(sys.argv[1:])]),
         "quick": wanted.quick,
         "runs": figures,
         "medians": medians,
@@ -87,7 +104,7 @@ def write(name: str, wanted: Options, figures: Figures, versions: Mapping[str, s
     }
     for figure, median in medians.items():
         print(f"{figure:44} {median:14,.2f}  [{min(figures[figure]):,.2f} .. {max(figures[figure]):,.2f}]")
-    if wanted.only:
+    if wanted.only and not wanted.named:
         return
     wanted.folder.mkdir(parents=True, exist_ok=True)
     file = wanted.folder / f"{name}.json"
@@ -95,7 +112,7 @@ def write(name: str, wanted: Options, figures: Figures, versions: Mapping[str, s
     print(f"{file.name} is written")
 
 
-def _telling(arguments: Sequence[str]) -> list[str]:
+def telling(arguments: Sequence[str]) -> list[str]:
     """Without the folders of this machine, which mean nothing elsewhere."""
     found: list[str] = []
     left = iter(arguments)

@@ -190,7 +190,7 @@ class Served:
         self.port: Final = port
 
     async def by_status(self) -> dict[str, int]:
-        counts: dict[str, int] = (await self.client.get("/admin/stats")).json()["by_status"]
+        counts: dict[str, int] = (await self.client.get("/admin/stats")).raise_for_status().json()["by_status"]
         return counts
 
     async def completed(self, jobs: int, *, within: float = LOAD_SECONDS) -> None:

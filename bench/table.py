@@ -145,6 +145,7 @@ HEADLINES: Final = (
 SHARES: Final = (25, 50, 75)
 PERCENTILES: Final = {"p50": "p50", "p95": "p95", "p99": "p99", "p999": "p99.9"}
 KINDS: Final = (
+    ("lean", "submit", "submit, API only, lean load"),
     ("submit", "submit", "submit, API only"),
     ("lives", "submit", "submit, while jobs run"),
     ("lives", "started", "submit → handler started"),
@@ -163,6 +164,7 @@ SCALED: Final = {
     "batch_per_second": ("`POST /jobs/batch`, jobs/s", "{:,.0f}"),
     "list_ms": ("`GET /jobs`, ms", "{:.1f}"),
     "list_queued_ms": ("`GET /jobs?status=queued`, ms", "{:.1f}"),
+    "list_completed_ms": ("`GET /jobs?status=completed&type=…`, ms", "{:,.1f}"),
     "stats_ms": ("`GET /admin/stats`, ms", "{:.1f}"),
     "reconcile_ms": ("a pass of reconcile, ms", "{:.1f}"),
     "redelivered_per_second": ("published again after a wipe, jobs/s", "{:,.0f}"),
@@ -180,7 +182,7 @@ LEVERS: Final = {
     "uvloop": "asyncio's event loop",
     "httptools": "h11",
     "collector": "Python's collector as it comes",
-    "sql_claim": "no claim in SQL (and so no fence: only to know its price)",
+    "sql_claim": "no claim in SQL, and so no fence",
     "info_logs": "logs at `info`",
     "traces_0_percent": "traces on, 0 % recorded",
     "traces_1_percent": "traces, 1 % recorded",

@@ -12,7 +12,6 @@ queues do.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -30,9 +29,9 @@ from typing import Final
 import msgspec
 
 from bench.peers.contenders import OURS, PEERS, Contender
-from bench.peers.environments import Environment, default_cache
-from bench.peers.run import Bout, PeerError, environments
-from bench.record import QUICK, RESULTS, Figures, Options, write
+from bench.peers.environments import Environment
+from bench.peers.run import Bout, PeerError, arguments, described, environments
+from bench.record import Figures, Options, telling, write
 from bench.served import Engines, RealPair
 from tests.engines import EngineError, PostgresServer, RedisServer, find_postgres
 
@@ -194,24 +193,8 @@ def table(figures: Figures, limit_seconds: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one run of at most 20 s, into results/quick")
-    parser.add_argument("--runs", type=int, help="how often each is measured (3, or 1 with --quick)")
-    parser.add_argument("--peers", default="", help="these peers, separated by commas; shown, not written")
-    parser.add_argument("--into", type=Path, help="folder of the results")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder of the peers' environments")
-    given = parser.parse_args()
-    wanted = Options(
-        quick=given.quick,
-        runs=given.runs or (1 if given.quick else 3),
-        only=tuple(filter(None, given.peers.split(","))),
-        folder=given.into or (QUICK if given.quick else RESULTS),
-    )
-    names = tuple(peer.name for peer in QUEUES)
-    if unknown := set(wanted.only) - set(names):
-        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    programs, failed = environments(wanted.only or names, given.cache)
-    recoveries = {each.name: each.recovery for each in (OURS, *QUEUES)}
+    wanted, given = arguments(__doc__, QUEUES, 3)
+    programs, failed = environments(wanted.only or tuple(peer.name for peer in QUEUES), given.cache)
     with (
         PostgresServer(find_postgres(), fsync=True) as postgres,
         RedisServer("valkey") as valkey,
@@ -221,22 +204,16 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         figures = runner.run(measured(programs, wanted, postgres, failed))
         versions = runner.run(Engines(postgres, valkey).versions())
+    recoveries = {each.name: each.recovery for each in (OURS, *QUEUES)}
     write(
         "peer_recovery",
         wanted,
         figures,
         versions,
-        # Without the folders of this machine.
-        command=f"python -m bench.peers.recovery --runs {wanted.runs}{' --quick' if wanted.quick else ''}",
+        # Its name is not the module's.
+        command=" ".join(["python -m bench.peers.recovery", *telling(sys.argv[1:])]),
         limit_seconds=limit(wanted),
-        peers={
-            name: {
-                "recovery": recovery,
-                "versions": programs[name].versions if name in programs else {},
-                **({"not_measured": failed[name]} if name in failed else {}),
-            }
-            for name, recovery in recoveries.items()
-        },
+        peers=described("recovery", recoveries, programs, failed),
     )
     print(table(figures, limit(wanted)))
     for name, reason in failed.items():

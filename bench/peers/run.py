@@ -1,8 +1,10 @@
 """Ours beside its peers and beside the glue that users build, on the same engines, by the same rule.
 
-    python -m bench.peers [--quick] [--runs 5] [--jobs 20000] [--peers arq,saq] [--into FOLDER] [--cache FOLDER]
+    python -m bench.peers [--quick] [--runs 5] [--jobs 20000] [--peers arq,saq [--name NAME]] [--into FOLDER]
+                          [--cache FOLDER]
 
-Ours is measured again before each peer, and all of them again in each run. The rule: half of the jobs are submitted
+Ours is measured again before each peer, and all of them again in each run; a queue that drains less than a quarter of
+ours, in the first two runs only, or they would take most of the hour. The rule: half of the jobs are submitted
 one by one and half in bulk, then a worker starts (100 at once), and each no-op handler marks its start with the
 shared clock. Drain is from the first mark to the last one; ours must also have committed all ends by then. Latency is
 from the call that submits to the mark. A glue: 64 connections `POST /jobs`; a life ends when its row says so.
@@ -20,17 +22,18 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
 
+from bench import record
 from bench.peers.contenders import OURS, PEERS, SIDES, Contender
 from bench.peers.environments import Environment, UnavailableError, default_cache, prepared
 from bench.peers.sides.protocol import BULK, MARK
-from bench.record import QUICK, RESULTS, Figures, Options, write
+from bench.record import Figures, Options
 from bench.served import ROOT, Engines, RealPair, engines, environment, post
 from tests.engines import free_port
 
@@ -41,6 +44,9 @@ START_SECONDS: Final = 60.0
 # Less than the slowest peer's rate by far.
 DRAIN_SECONDS_A_JOB: Final = 0.02
 STOP_SECONDS: Final = 15.0
+# A queue that drains less than this share of ours is measured in so many runs only.
+SLOW_SHARE: Final = 0.25
+SLOW_RUNS: Final = 2
 POLL_SECONDS: Final = 0.01
 SAID_CHARACTERS: Final = 600
 
@@ -288,7 +294,7 @@ async def measured(
     figures: Figures = {}
     for number in range(runs):
         for peer in PEERS:
-            if peer.name not in programs or peer.name in failed:
+            if peer.name not in programs or peer.name in failed or (number >= SLOW_RUNS and _slow(peer.name, figures)):
                 continue
             measure = glue_figures if peer.glue else queue_figures
             beside = await measure(OURS, ours, on, sizes)
@@ -305,6 +311,12 @@ async def measured(
             shown = ", ".join(f"{name} {value:,.5g} ({beside[name]:,.5g})" for name, value in found.items())
             print(f"run {number + 1} of {runs}: {peer.name} (ours): {shown}", file=sys.stderr, flush=True)
     return figures
+
+
+def _slow(peer: str, figures: Figures) -> bool:
+    """Whether more runs could not change what is said of it: not even its best drain comes near our worst."""
+    drained, beside = figures.get(f"{peer}.drain_per_second"), figures.get(f"{peer}.ours.drain_per_second")
+    return drained is not None and beside is not None and max(drained) < SLOW_SHARE * min(beside)
 
 
 def table(figures: Figures, glue: bool) -> str:
@@ -356,50 +368,67 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, one run, into results/quick")
-    parser.add_argument("--runs", type=int, help="how often each is measured (5, or 1 with --quick)")
-    parser.add_argument("--jobs", type=int, help="jobs of a queue's drain (20000, or 2000 with --quick)")
-    parser.add_argument("--peers", default="", help="these peers, separated by commas; shown, not written")
-    parser.add_argument("--into", type=Path, help="folder of the results")
+def arguments(
+    description: str | None,
+    peers: tuple[Contender, ...],
+    runs: int,
+    more: Callable[[argparse.ArgumentParser], object] = lambda _: None,
+) -> tuple[Options, argparse.Namespace]:
+    """The command line of what is measured beside these peers."""
+    parser = record.parser(description, runs=runs, only="peers")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder of the peers' environments")
+    more(parser)
     given = parser.parse_args()
-    wanted = Options(
-        quick=given.quick,
-        runs=given.runs or (1 if given.quick else 5),
-        only=tuple(filter(None, given.peers.split(","))),
-        folder=given.into or (QUICK if given.quick else RESULTS),
-    )
-    if unknown := set(wanted.only) - {peer.name for peer in PEERS}:
-        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in PEERS)}")
+    wanted = record.given_options(given, runs)
+    names = tuple(peer.name for peer in peers)
+    if unknown := set(wanted.only) - set(names):
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    return wanted, given
+
+
+def described(
+    what: str, said: Mapping[str, str], programs: Mapping[str, Environment], failed: Mapping[str, str]
+) -> dict[str, dict[str, object]]:
+    """For the results: what is said of each contender under this name, its versions, and why it was not measured."""
+    return {
+        name: {
+            what: text,
+            "versions": programs[name].versions if name in programs else {},
+            **({"not_measured": failed[name]} if name in failed else {}),
+        }
+        for name, text in said.items()
+    }
+
+
+def _more(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=int, help="jobs of a queue's drain (20000, or 2000 with --quick)")
+    parser.add_argument("--name", help="write the results under this name, those of --peers too")
+
+
+def main() -> None:
+    wanted, given = arguments(__doc__, PEERS, 5, _more)
+    wanted = msgspec.structs.replace(wanted, named=given.name is not None)
     # Whole batches in the half that is submitted in bulk.
     jobs = max((given.jobs or wanted.size(20_000, 2_000)) // (2 * BULK), 1) * 2 * BULK
     sizes = Sizes(jobs, wanted.size(200, 20), wanted.size(5_000, 500))
-    persists = {each.name: each.persists for each in (OURS, *PEERS)}
     programs, failed = environments(wanted.only, given.cache)
     with engines() as on, asyncio.Runner() as runner:
         # Killed politely, it still ends what it has started.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         figures = runner.run(measured(programs, wanted.runs, sizes, on, failed))
         versions = runner.run(on.versions())
-    write(
-        "peers",
+    persists = {each.name: each.persists for each in (OURS, *PEERS)}
+    record.write(
+        given.name or "peers",
         wanted,
         figures,
         versions,
+        # Whatever the results are called.
+        command=" ".join(["python -m bench.peers", *record.telling(sys.argv[1:])]),
         jobs=sizes.jobs,
-        peers={name: _described(name, said, programs, failed) for name, said in persists.items()},
+        peers=described("persists", persists, programs, failed),
     )
     for glue in (False, True):
         print(table(figures, glue))
     for name, reason in failed.items():
         print(f"{name} was not measured: {reason}")
-
-
-def _described(name: str, persists: str, programs: dict[str, Environment], failed: dict[str, str]) -> dict[str, object]:
-    return {
-        "persists": persists,
-        "versions": programs[name].versions if name in programs else {},
-        **({"not_measured": failed[name]} if name in failed else {}),
-    }

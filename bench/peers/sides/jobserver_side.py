@@ -3,21 +3,24 @@
 Persists: to PostgreSQL, committed at submit, at the start of each attempt and at its end, with a history row an
 attempt; finished jobs are kept. Redis holds only deliveries, which can be lost.
 Recovery: processes beat each second in PostgreSQL; another one takes over the jobs of one that is silent (the default).
-Settings: defaults; logs at warning. Submits come over one kept connection; bulk is `POST /jobs/batch`.
+Settings: defaults; logs at warning. Submits come over one kept connection, encoded as our client does; bulk is
+`POST /jobs/batch`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Sequence
 
+import msgspec
 import protocol
 
 from jobserver import Handlers
 
 READ_SECONDS = 60.0
+# The answer to a batch at once.
+READ_BYTES = 1 << 20
 
 handlers = Handlers()
 
@@ -38,7 +41,7 @@ class JobServer(protocol.Side):
     writer: asyncio.StreamWriter
 
     async def __aenter__(self) -> JobServer:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", protocol.PORT)
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", protocol.PORT, limit=READ_BYTES)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -64,7 +67,7 @@ class JobServer(protocol.Side):
         ]
 
     async def _post(self, path: str, body: object) -> None:
-        data = json.dumps(body).encode()
+        data = msgspec.json.encode(body)
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{protocol.PORT}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(data)}\r\n\r\n"
