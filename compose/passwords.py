@@ -1,4 +1,4 @@
-"""Makes compose/.env with passwords of its own when there is none; one that is there is left alone."""
+"""Makes compose/.env with passwords and API keys of its own when there is none; one that is there is left alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 NAMES: Final = ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "GRAFANA_PASSWORD")
+# API keys: for people, and for Prometheus.
+KEYS: Final = ("JOBSERVER_API_KEY", "METRICS_API_KEY")
 
 
 def make(path: Path) -> bool:
@@ -21,9 +23,11 @@ def make(path: Path) -> bool:
     with open(descriptor, "w", encoding="ascii") as file:
         # Of letters and digits: they stand in URLs.
         file.writelines(f"{name}={secrets.token_hex(24)}\n" for name in NAMES)
+        file.writelines(f"{name}=jsk_{secrets.token_hex(32)}\n" for name in KEYS)
     return True
 
 
 if __name__ == "__main__":
     made = make(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name(".env"))
-    print("passwords made: compose/.env (Grafana: admin, GRAFANA_PASSWORD)" if made else "passwords: compose/.env")  # noqa: T201
+    names = "(Grafana: admin, GRAFANA_PASSWORD; the API: JOBSERVER_API_KEY)"
+    print(f"passwords made: compose/.env {names}" if made else "passwords: compose/.env")  # noqa: T201

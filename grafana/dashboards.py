@@ -463,6 +463,65 @@ def internals() -> Dashboard:
                 ],
             )
         )
+        .with_row(Row("Live events"))
+        .with_panel(
+            lines(
+                "Readers of events",
+                "Streams that are open, and those that were cut off because they took nothing, a second.",
+                "short",
+                [
+                    (own("event_readers", "max", *PER_PROCESS), PROCESS),
+                    (rate("event_readers_cut_off_total"), "cut off"),
+                ],
+            )
+        )
+        .with_panel(
+            lines(
+                "Events sent",
+                "Events given to readers, a second, on all processes.",
+                "ops",
+                [(rate("events_sent_total"), "sent")],
+            )
+        )
+        .with_panel(
+            lines(
+                "Gaps",
+                "Events that Redis was not told of, and resets that readers were sent, a second.",
+                "ops",
+                [
+                    (rate("events_lost_total", "reason"), "lost: {{reason}}"),
+                    (rate("event_resets_total", "reason"), "reset: {{reason}}"),
+                ],
+            )
+        )
+        .with_row(Row("Callbacks and access"))
+        .with_panel(
+            lines(
+                "Callbacks",
+                "Taken by their receiver, and attempts that failed, by reason, a second.",
+                "ops",
+                [
+                    (rate("callbacks_delivered_total"), "delivered"),
+                    (rate("callbacks_failed_total", "reason"), "failed: {{reason}}"),
+                ],
+            )
+        )
+        .with_panel(
+            lines(
+                "Requests refused",
+                "For who made them, a second: no key, a wrong one, its scope, another site.",
+                "ops",
+                [(rate("requests_refused_total", "reason"), "{{reason}}")],
+            )
+        )
+        .with_panel(
+            lines(
+                "API keys and traces",
+                "Keys that are not revoked, and spans a second that the collector did not take in time.",
+                "short",
+                [(own("api_keys", "max"), "API keys"), (rate("spans_dropped_total"), "spans dropped")],
+            )
+        )
     )
 
 
