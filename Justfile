@@ -12,6 +12,10 @@ serve *options:
 test *options:
     pytest {{options}}
 
+# run the tests with JOBSERVER_TEST_LONG=1, those that take a minute too; options of pytest may follow
+full *options:
+    JOBSERVER_TEST_LONG=1 pytest {{options}}
+
 # everything that must hold before a commit: lint, types, tests
 check: lint types
     pytest -q
@@ -63,6 +67,18 @@ floors *options:
 # measure how fast faults are recovered from (about 8 minutes); options of bench.recovery may follow
 recovery *options:
     python -m bench.recovery {{options}}
+
+# check what readers of live events see, faults included, and measure open streams (about 5 minutes); options of bench.events may follow
+events *options:
+    python -m bench.events {{options}}
+
+# measure what the dashboard costs the server, and itself, in a real browser (about 25 minutes); options of bench.page may follow
+page *options:
+    python -m bench.page {{options}}
+
+# offer a server three times what it can do, for a minute, and look what becomes of those it takes; options may follow
+overload *options:
+    python -m bench.overload {{options}}
 
 # break a server on purpose and check that nothing was lost; options of `jobserver torture` may follow
 torture *options:
