@@ -1,6 +1,11 @@
-"""Clocks that a test puts in the place of the module `time`."""
+"""Tests and time: those that the machine's clock judges, and clocks that a test puts in the place of `time`."""
 
 from __future__ import annotations
+
+import pytest
+
+# What is too slow is so every time, a busy machine now and then: tried again, and the report counts it.
+judged_by_the_clock = pytest.mark.flaky(reruns=2)
 
 
 class Hurried:

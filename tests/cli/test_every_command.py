@@ -18,6 +18,7 @@ import pytest
 from jobserver.cli import COMMANDS, group, run
 from tests.cli.conftest import Command
 from tests.cli.process import COMMAND, Serving, environment
+from tests.clocks import judged_by_the_clock
 
 # Of a command that talks to a server, its own start included, on a machine to whose Python the yardstick takes so long.
 FIRST_ANSWER_SECONDS = 0.3
@@ -130,6 +131,7 @@ def cpu_seconds(command: list[str], **options: Any) -> float:
 
 
 # The table needs more than the bytes of --json.
+@judged_by_the_clock
 @pytest.mark.parametrize("args", [["stats", "--json"], ["stats"], ["submit", "echo"], ["list"]], ids=" ".join)
 def test_a_client_command_answers_at_once(server: Serving, tmp_path: Path, args: list[str]) -> None:
     def ours() -> float:

@@ -9,6 +9,7 @@ import time
 
 from playwright.async_api import Route, expect
 
+from tests.clocks import judged_by_the_clock
 from tests.dashboard.browser import NO_ANSWER
 from tests.dashboard.conftest import Open
 from tests.engines import free_port
@@ -33,6 +34,7 @@ async def test_what_happens_shows_within_a_second(on_postgresql: Serve, show: Op
         seen.append(time.monotonic() - began)
 
 
+@judged_by_the_clock
 async def test_progress_is_live(on_postgresql: Serve, show: Open) -> None:
     server = await on_postgresql("--workers", "4")
     dashboard = await show(server)

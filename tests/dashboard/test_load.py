@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.async_api import CDPSession, expect
 
+from tests.clocks import judged_by_the_clock
 from tests.dashboard.conftest import Open
 from tests.dashboard.flood import Flood
 from tests.life.conftest import Serve
@@ -32,6 +33,7 @@ async def measured(devtools: CDPSession) -> dict[str, float]:
     return {each["name"]: each["value"] for each in metrics}
 
 
+@judged_by_the_clock
 @pytest.mark.timeout(180)
 async def test_five_thousand_events_a_second_do_not_freeze_the_page(on_postgresql: Serve, show: Open) -> None:
     server = await on_postgresql("--workers", "2")

@@ -26,6 +26,7 @@ from jobserver.pipeline.announce import Row
 from jobserver.server import Server
 from jobserver.stream.events import EventStream, Told
 from jobserver.stream.jobs import Batch
+from tests.clocks import judged_by_the_clock
 from tests.conftest import Pair
 from tests.engines import RedisServer, eventually
 from tests.servers import running
@@ -484,6 +485,7 @@ async def test_the_task_that_reads_ends_with_its_readers(pair: Pair) -> None:
         await eventually(server.feed._task.done)
 
 
+@judged_by_the_clock
 async def test_waiting_elsewhere_is_woken_by_events(postgresql_url: str, redis_url: str, redis_prefix: str) -> None:
     """The job runs in another process: a look at SQL would take up to two seconds."""
     pair = Pair("postgresql", postgresql_url, redis_url, redis_prefix)

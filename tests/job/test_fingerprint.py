@@ -10,6 +10,7 @@ import pytest
 from jobserver.job.fingerprint import fingerprint_of, template_of
 from jobserver.job.forms import forms_of
 from jobserver.job.model import MAX_ERROR_MESSAGE, JobError
+from tests.clocks import judged_by_the_clock
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_a_fingerprint_is_of_the_type_and_of_what_does_not_vary() -> None:
     assert of("ValueError", "no 1") == "4e85f3126df48417"
 
 
+@judged_by_the_clock
 @pytest.mark.parametrize(
     "part", ["a", "'", "' ", "a'", "1 ", "? ", "-", '"', "a.", "?,", " ?;", "1", "a-", "`a", "\n'"]
 )

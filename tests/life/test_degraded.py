@@ -18,6 +18,7 @@ from jobserver.job.handlers import Handlers
 from jobserver.job.model import Job, Status
 from jobserver.pipeline.submit import ANSWER_SECONDS
 from jobserver.server import HEALTH_SECONDS, Server
+from tests.clocks import judged_by_the_clock
 from tests.conftest import Pair
 from tests.engines import PostgresServer, RedisServer, eventually
 from tests.parts import ended, job_of, submitted
@@ -189,6 +190,7 @@ async def test_with_both_engines_away_every_job_ends_and_no_lease_is_stolen(
     assert gates.started == 4
 
 
+@judged_by_the_clock
 async def test_a_database_that_hangs_costs_a_client_seconds_and_the_process_nothing(
     fleet: Fleet, restarted_postgres: PostgresServer, gates: Gates
 ) -> None:

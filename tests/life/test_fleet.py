@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from tests.clocks import judged_by_the_clock
 from tests.engines import eventually
 from tests.life.conftest import Serve
 from tests.life.notes import Notes
@@ -98,6 +99,7 @@ async def test_a_type_that_a_later_process_brings_is_accepted_everywhere(fleet: 
     assert job["result"]["pid"] == late.pid
 
 
+@judged_by_the_clock
 async def test_a_cancel_reaches_the_process_that_runs_the_job(fleet: Serve, notes: Notes) -> None:
     one, other = await asyncio.gather(fleet("--workers", "2"), fleet("--workers", "0"))
     jobs = [await one.submit("gated", notes.gated) for _ in range(2)]

@@ -19,6 +19,7 @@ import pytest
 
 from jobserver.job.model import Status
 from jobserver.server import Server
+from tests.clocks import judged_by_the_clock
 from tests.conftest import Pair
 from tests.engines import PostgresServer, RedisServer, eventually
 from tests.gates import Gate
@@ -212,6 +213,7 @@ def small_redis(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisSe
         yield server
 
 
+@judged_by_the_clock
 async def test_a_full_disk_of_redis_is_an_outage_of_redis(
     disk: Disk, small_redis: RedisServer, sqlite_url: str
 ) -> None:

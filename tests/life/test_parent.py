@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from jobserver.cli.parent import Parent
 from jobserver.settings import Settings
+from tests.clocks import judged_by_the_clock
 from tests.engines import eventually
 from tests.life.conftest import Serve
 from tests.life.notes import Notes
@@ -87,6 +88,7 @@ async def test_two_processes_take_requests_and_jobs_behind_one_port(fleet: Serve
     assert await server.stop() == 0
 
 
+@judged_by_the_clock
 async def test_the_metrics_are_those_of_all_processes_and_each_sample_says_whose(fleet: Serve) -> None:
     server = await fleet("--processes", "3", "--workers", "2")
     await server.all_finished(await server.submit_all([{"type": "echo"} for _ in range(60)]))

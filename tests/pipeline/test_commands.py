@@ -16,7 +16,7 @@ from jobserver.job.handlers import Handlers
 from jobserver.job.model import Status
 from jobserver.job.query import JobFilter, Order, Selection
 from jobserver.server import Server
-from tests.clocks import Hurried
+from tests.clocks import Hurried, judged_by_the_clock
 from tests.conftest import Pair
 from tests.engines import eventually
 from tests.jobs import job_in
@@ -85,6 +85,7 @@ async def test_commands_on_no_job_find_nothing(server: Server) -> None:
             await command
 
 
+@judged_by_the_clock
 async def test_a_running_job_is_canceled_where_it_runs(pair: Pair) -> None:
     endless = Endless()
     async with running(pair, endless.handlers) as server:
@@ -98,6 +99,7 @@ async def test_a_running_job_is_canceled_where_it_runs(pair: Pair) -> None:
         assert await outcomes(server, job.id) == ["canceled"]
 
 
+@judged_by_the_clock
 @pytest.mark.parametrize(("through_redis", "within_seconds"), [(True, 1.0), (False, 2.2)])
 async def test_a_job_that_runs_on_another_process_is_canceled(
     postgresql_url: str,

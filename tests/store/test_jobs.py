@@ -34,6 +34,7 @@ from jobserver.job.query import Selection
 from jobserver.store.engine import Database
 from jobserver.store.jobs import MAX_KINDS, JobStore, Place, Pruned, Refusal, Settlement
 from jobserver.store.views import Views
+from tests.clocks import judged_by_the_clock
 from tests.jobs import (
     POLICY,
     WORKER,
@@ -128,6 +129,7 @@ async def test_jobs_with_nothing_in_common_are_stored_as_they_were_sent(
     assert again == made
 
 
+@judged_by_the_clock
 async def test_jobs_with_nothing_in_common_cost_little_more(store: JobStore) -> None:
     """A batch whose jobs have keys or tags of their own: to look for each among all of them took 12 times as long."""
 

@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from jobserver.store import engine, migrations
 from jobserver.store.engine import MIGRATION_LOCK, Database, migrate, schema_version
 from jobserver.store.tables import metadata
+from tests.clocks import judged_by_the_clock
 from tests.conftest import Pair
 from tests.engines import PostgresServer, eventually
 
@@ -163,6 +164,7 @@ async def at_revision(database: Database, revision: str) -> None:
         await connection.run_sync(upgrade)
 
 
+@judged_by_the_clock
 @pytest.mark.parametrize("revision", ["0004", "0005"])
 async def test_others_work_on_while_a_migration_waits_for_somebody(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, revision: str

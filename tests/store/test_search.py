@@ -24,7 +24,7 @@ from jobserver.store.jobs import JobStore
 from jobserver.store.search import BY_FINGERPRINT, BY_ID, Path, Walk, failed_path, few_path
 from jobserver.store.tables import jobs
 from jobserver.store.views import Views
-from tests.clocks import Hurried
+from tests.clocks import Hurried, judged_by_the_clock
 from tests.jobs import claimed, inserted, job_in, raised, settled, submission
 
 
@@ -249,6 +249,7 @@ async def test_a_walk_that_cannot_get_on_says_so(views: Views, monkeypatch: pyte
         await views.jobs(JobFilter(q="n"), limit=100, offset=0, cursor=None)
 
 
+@judged_by_the_clock
 async def test_the_engine_ends_a_query_that_takes_too_long(database: Database) -> None:
     numbers = sa.select(sa.literal(1).label("n")).cte("numbers", recursive=True)
     numbers = numbers.union_all(sa.select(numbers.c.n + 1).where(numbers.c.n < 2_000_000_000))
@@ -267,6 +268,7 @@ async def test_the_engine_ends_a_query_that_takes_too_long(database: Database) -
         assert await session.fetch("types") == []
 
 
+@judged_by_the_clock
 async def test_the_time_of_a_search_is_that_of_all_its_queries_together(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

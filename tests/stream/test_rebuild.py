@@ -11,6 +11,7 @@ from jobserver.errors import StreamUnavailable
 from jobserver.job.model import Delivery
 from jobserver.stream.client import StreamClient
 from jobserver.stream.jobs import JobStream
+from tests.clocks import judged_by_the_clock
 from tests.engines import RedisServer, eventually
 from tests.relay import Relay
 from tests.stream.messages import ME, NORMAL, ids, message, published
@@ -82,6 +83,7 @@ async def test_a_server_that_does_not_answer_leaves_everything_as_it_is(own_redi
     await client.close()
 
 
+@judged_by_the_clock
 async def test_connections_that_fell_silent_are_replaced(own_redis: RedisServer) -> None:
     """Also one that is in use, by a call that would go on until its limit."""
     async with Relay(own_redis.port) as relay:

@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from jobserver.telemetry.exporting import SpanQueue
 from jobserver.telemetry.otel import Queueing
+from tests.clocks import judged_by_the_clock
 from tests.engines import eventually
 
 AT_ONCE = Queueing(most_waiting=10, most_at_once=4, delay_seconds=0.01)
@@ -123,6 +124,7 @@ def test_the_end_exports_what_waits(exporter: Exporter) -> None:
     assert dropped == [1]
 
 
+@judged_by_the_clock
 def test_the_end_waits_for_no_collector_that_hangs(exporter: Exporter) -> None:
     exporter.gate.clear()
     queue, dropped = counted(exporter, LATER)

@@ -22,6 +22,7 @@ from jobserver.server import Server
 from jobserver.store.engine import Database
 from jobserver.store.jobs import JobStore
 from jobserver.store.workers import WorkerStore
+from tests.clocks import judged_by_the_clock
 from tests.conftest import Pair
 from tests.engines import eventually
 from tests.jobs import beat_of, claimed, inserted, settled
@@ -74,6 +75,7 @@ async def test_a_database_that_is_away_is_said_at_the_start(pair: Pair, monkeypa
         await server.heartbeat.close()
 
 
+@judged_by_the_clock
 async def test_a_handler_that_blocks_the_loop_loses_nothing_and_is_named(pair: Pair) -> None:
     with capture_logs() as logs:
         async with running(pair, blocking, lease_seconds=1.0, workers=2) as server:
@@ -92,6 +94,7 @@ async def test_a_handler_that_blocks_the_loop_loses_nothing_and_is_named(pair: P
     assert 1.0 <= blocked["seconds"] < 2.5 < free["seconds"] < 3.5
 
 
+@judged_by_the_clock
 async def test_a_loop_that_is_blocked_for_too_long_stops_the_heart(pair: Pair) -> None:
     """A process that hangs is not immortal: what it holds may be run by others."""
     with capture_logs() as logs:

@@ -9,6 +9,7 @@ from jobserver.job.model import Status
 from jobserver.job.times import instant_us
 from jobserver.pipeline.deliver import NEAR_HORIZON_SECONDS
 from jobserver.server import Server
+from tests.clocks import judged_by_the_clock
 from tests.conftest import Pair
 from tests.engines import RedisServer, eventually
 from tests.jobs import job_in, submission
@@ -54,6 +55,7 @@ def time(server: Server, monkeypatch: pytest.MonkeyPatch) -> Time:
     return Time(server, monkeypatch)
 
 
+@judged_by_the_clock
 async def test_a_delayed_job_runs_soon_after_it_is_due(pair: Pair) -> None:
     async with running(pair) as server:
         jobs = [await submitted(server, delay=delay) for delay in (0.5, 0.2, 0.35)]

@@ -15,6 +15,7 @@ from jobserver.server import Server
 from jobserver.stream import client as stream_client
 from jobserver.stream.client import StreamClient
 from jobserver.upkeep import watchdog
+from tests.clocks import judged_by_the_clock
 from tests.conftest import Pair
 from tests.engines import RedisServer, eventually
 from tests.gates import Gate
@@ -58,6 +59,7 @@ async def looked(server: Server, times: int = 3) -> int:
 # What it is for.
 
 
+@judged_by_the_clock
 async def test_a_reader_that_hangs_is_given_up_and_what_waits_runs(
     sqlite_url: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
