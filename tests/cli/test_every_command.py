@@ -32,7 +32,7 @@ import asyncio, concurrent.futures.process, ctypes, email.message, http.cookieja
 import pydoc, sqlite3, tarfile, unittest.mock, urllib.request, xml.dom.minidom, xmlrpc.client
 """,
 ]
-RUNS = 9
+RUNS = 5
 
 
 def every_command() -> Iterator[list[str]]:
