@@ -15,7 +15,8 @@ from typing import Final
 import msgspec
 import pytest
 
-from tests.cli.process import Serving, environment
+from tests.children import environment
+from tests.cli.process import Serving
 from tests.engines import EngineMissingError, find_redis, free_port
 from tests.test_docs import README, blocks
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.process import environment
+from tests.children import environment
 from tests.test_docs import blocks
 
 

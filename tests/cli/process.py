@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -14,8 +13,9 @@ from typing import Final, Self
 
 import msgspec
 
+from tests.children import environment
+
 COMMAND: Final = (sys.executable, "-m", "jobserver")
-PROJECT: Final = Path(__file__).parents[2]
 COMMAND_SECONDS: Final = 30.0
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 30.0
@@ -27,13 +27,6 @@ class Ended(msgspec.Struct, frozen=True):
     code: int
     out: str
     err: str
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """This process's, as a user would have it: none of our variables, and .pyc files are written."""
-    ours = ("JOBSERVER_", "PYTHONDONTWRITEBYTECODE")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**inherited, "PYTHONPATH": str(PROJECT), **variables}
 
 
 def jobserver(*args: str, cwd: Path, stdin: str | None = None, **variables: str) -> Ended:

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tests.cli.process import COMMAND, environment
+from tests.children import environment
+from tests.cli.process import COMMAND
 
 SECONDS: Final = 30.0
 # Colours, cursor, screens and titles: all that is not text.

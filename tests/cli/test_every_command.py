@@ -16,8 +16,9 @@ import click
 import pytest
 
 from jobserver.cli import COMMANDS, group, run
+from tests.children import environment
 from tests.cli.conftest import Command
-from tests.cli.process import COMMAND, Serving, environment
+from tests.cli.process import COMMAND, Serving
 from tests.clocks import judged_by_the_clock
 
 # Of a command that talks to a server, its own start included, on a machine to whose Python the yardstick takes so long.

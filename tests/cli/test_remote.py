@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from jobserver.cli.output import age, as_json, printable, table
+from tests.children import PROJECT, environment
 from tests.cli.conftest import Command
-from tests.cli.process import COMMAND, PROJECT, Serving, environment, jobserver
+from tests.cli.process import COMMAND, Serving, jobserver
 
 ESCAPES = "\x1b]0;owned\x07\x9b31m\u202e\r"
 

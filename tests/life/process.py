@@ -20,10 +20,10 @@ import httpx
 import msgspec
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
+from tests.children import environment
 from tests.engines import eventually
 
 COMMAND: Final = (sys.executable, "-m", "jobserver")
-PROJECT: Final = Path(__file__).parents[2]
 COMMAND_SECONDS: Final = 40.0
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 30.0
@@ -39,13 +39,6 @@ class Ended(msgspec.Struct, frozen=True):
     code: int
     out: str
     err: str
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """This process's, as a user would have it: none of our variables, and .pyc files are written."""
-    ours = ("JOBSERVER_", "OTEL_", "PYTHONDONTWRITEBYTECODE", "PYTEST_")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**inherited, "PYTHONPATH": str(PROJECT), **variables}
 
 
 async def command(*arguments: str, cwd: Path, **variables: str) -> Ended:

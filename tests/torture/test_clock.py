@@ -10,7 +10,7 @@ import time
 import pytest
 
 from jobserver.torture.clock import OFFSET_VARIABLE
-from tests.life.process import environment
+from tests.children import environment
 
 # Names taken before the clock is moved have to be moved too, as far as they are those of a class.
 ASK = """

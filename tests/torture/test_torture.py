@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from jobserver.torture.report import Report
-from tests.life.process import COMMAND, environment
+from tests.children import environment
+from tests.life.process import COMMAND
 from tests.long import LONG
 
 # A minute of load, and up to two and a half until consumers of dead processes are forgotten.
