@@ -147,20 +147,20 @@ def test_a_scrape_by_another_thread_sees_whole_histograms() -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        for _ in range(5):
-            for family in text_string_to_metric_families(metrics.render("application/openmetrics-text")[0].decode()):
-                buckets = {
-                    sample.labels["type"]: sample.value
-                    for sample in family.samples
-                    if sample.labels.get("le") == "+Inf"
-                }
-                counts = {
-                    sample.labels["type"]: sample.value for sample in family.samples if sample.name.endswith("n_count")
-                }
-                assert not counts or counts == buckets
+        pages = [metrics.render("application/openmetrics-text")[0].decode() for _ in range(5)]
     finally:
         stop.set()
         writer.join()
+    # Not earlier: who parses and who writes would wait for each other.
+    for page in pages:
+        for family in text_string_to_metric_families(page):
+            buckets = {
+                sample.labels["type"]: sample.value for sample in family.samples if sample.labels.get("le") == "+Inf"
+            }
+            counts = {
+                sample.labels["type"]: sample.value for sample in family.samples if sample.name.endswith("n_count")
+            }
+            assert not counts or counts == buckets
 
 
 SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03"
