@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from jobserver.cli.serve import collect_seldom, spare_the_collector
+from jobserver.stream import client, jobs, limits
 from tests.engines import (
     EngineError,
     EngineMissingError,
@@ -156,6 +157,13 @@ def pair(request: pytest.FixtureRequest, redis_url: str, redis_prefix: str) -> P
     """Both pairs of engines, one after the other."""
     database_url: str = request.getfixturevalue(f"{request.param}_url")
     return Pair(request.param, database_url, redis_url, redis_prefix)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine takes longer for an answer of Redis than the tenth of a second that a request waits for it."""
+    for waits in (client, jobs, limits):
+        monkeypatch.setattr(waits, "REQUEST_SECONDS", 10.0)
 
 
 @pytest.fixture

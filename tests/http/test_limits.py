@@ -19,19 +19,14 @@ from jobserver.pipeline.submit import MAX_UNDER_WAY, MIN_UNDER_WAY
 from jobserver.server import Server
 from jobserver.server import _http_config as http_config
 from jobserver.settings import Settings
-from jobserver.stream import limits
 from tests.conftest import Pair
 from tests.engines import RedisServer, eventually
 from tests.keys import bearer, made
 from tests.servers import running
 
+# Whoever waits for Redis counts for all processes.
+pytestmark = pytest.mark.usefixtures("patient")
 ECHO = {"type": "echo"}
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine takes longer for an answer of Redis than a request may wait for it, and would count by itself."""
-    monkeypatch.setattr(limits, "REQUEST_SECONDS", 10.0)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from jobserver.job.model import Status
 from jobserver.store.engine import MIGRATION_SECONDS, Database
 from jobserver.store.jobs import JobStore
 from jobserver.store.views import Views
+from tests.clocks import judged_by_the_clock
 from tests.engines import eventually
 from tests.jobs import claimed, ids, inserted, submission
 
@@ -210,6 +211,7 @@ async def test_a_migration_may_pause_in_its_transaction(postgresql_url: str) -> 
     await database.close()
 
 
+@judged_by_the_clock
 async def test_a_command_that_is_the_victim_of_a_deadlock_is_repeated(
     database: Database, other: asyncpg.Connection, watcher: asyncpg.Connection
 ) -> None:

@@ -298,6 +298,7 @@ async def test_sizes_count_entries_pending_and_delayed(stream: JobStream) -> Non
     assert (sizes.entries, sizes.pending, sizes.delayed) == (3, 1, 2)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_wake_reaches_everybody_who_listens(stream: JobStream) -> None:
     async with stream.listening() as one, stream.listening() as other:
         await stream.wake([uuid4()])

@@ -147,6 +147,7 @@ async def test_a_paused_server_does_not_hold_a_wait_for_long(own_redis: RedisSer
     await client.close()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_listening_to_a_server_that_is_gone_ends(own_redis: RedisServer) -> None:
     client = StreamClient(own_redis.url)
     stream = JobStream(client, "t")

@@ -23,6 +23,7 @@ async def clients(observer: StreamClient) -> dict[int, str]:
     return {int(each["id"]): each["cmd"] for each in await observer.commands.client_list() if int(each["id"]) != own}
 
 
+@pytest.mark.usefixtures("patient")
 async def test_every_connection_is_new_and_who_waited_goes_on(redis_server: RedisServer) -> None:
     observer = StreamClient(redis_server.url)
     client = StreamClient(redis_server.url)
@@ -69,6 +70,7 @@ async def test_every_connection_is_new_and_who_waited_goes_on(redis_server: Redi
     await observer.close()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_server_that_does_not_answer_leaves_everything_as_it_is(own_redis: RedisServer) -> None:
     client = StreamClient(own_redis.url)
     await client.ping()
