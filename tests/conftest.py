@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from jobserver.cli.serve import collect_seldom, spare_the_collector
+from jobserver.pipeline import activity
 from jobserver.stream import client, jobs, limits
 from tests.engines import (
     EngineError,
@@ -162,7 +163,7 @@ def pair(request: pytest.FixtureRequest, redis_url: str, redis_prefix: str) -> P
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine takes longer for an answer of Redis than the tenth of a second that a request waits for it."""
-    for waits in (client, jobs, limits):
+    for waits in (activity, client, jobs, limits):
         monkeypatch.setattr(waits, "REQUEST_SECONDS", 10.0)
 
 

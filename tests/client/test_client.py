@@ -36,6 +36,8 @@ from jobserver.server import Server
 from tests.conftest import Pair
 from tests.servers import running
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 handlers = Handlers()
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from jobserver.http.app import OPERATIONS
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 PACKAGE = "generated_client"
 
 

@@ -15,6 +15,8 @@ from tests.engines import eventually
 from tests.http.cases import BAD_BATCHES, BAD_BODIES, BAD_REPLAYS, BAD_REQUESTS, UNKNOWN_ID, BadBody, BadRequest
 from tests.http.test_refusals import post
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 @pytest.fixture
 async def client(server: str) -> AsyncIterator[httpx.AsyncClient]:

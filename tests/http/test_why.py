@@ -25,6 +25,8 @@ from tests.jobs import beat_of, claimed, inserted, job_in
 from tests.parts import parts
 from tests.servers import running
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 class Asked:
     """A server, and what is asked of it over HTTP."""

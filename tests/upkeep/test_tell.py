@@ -45,10 +45,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture(autouse=True)
-def every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def every_look(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that was seen is as good as new, and nobody goes without what is there."""
     monkeypatch.setattr(reading, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(reading, "REQUEST_SECONDS", 10.0)
 
 
 @pytest.fixture
